@@ -7,6 +7,13 @@ that stopped half-way). Anything else is a defect of RankRay and keeps its trace
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
 __all__ = [
     "ConfigError",
     "CorruptedWeightsError",
@@ -23,6 +30,16 @@ class RankRayError(Exception):
     """Base class: the message is one line that says what was wrong, where, and what would be right."""
 
     exit_status = 2
+    _rebuild: Callable[[], RankRayError]
+
+    def __new__(cls, *arguments: Any, **named: Any) -> Self:
+        # Errors cross processes (Ray pickles them), and Exception would be rebuilt from its message alone.
+        error = super().__new__(cls, *arguments)
+        error._rebuild = functools.partial(cls, *arguments, **named)
+        return error
+
+    def __reduce__(self) -> tuple[Callable[[], RankRayError], tuple[()]]:
+        return self._rebuild, ()
 
 
 class ConfigError(RankRayError, ValueError):
@@ -37,9 +54,6 @@ class ConfigError(RankRayError, ValueError):
         self.key = key
         self.message = message
 
-    def __reduce__(self) -> tuple[type[ConfigError], tuple[str, str]]:
-        return type(self), (self.key, self.message)
-
 
 class InfeasibleBudgetError(ConfigError):
     """No rank vector meets the budget.
@@ -51,9 +65,6 @@ class InfeasibleBudgetError(ConfigError):
     def __init__(self, key: str, message: str, closest: dict[str, float]) -> None:
         super().__init__(key, message)
         self.closest = closest
-
-    def __reduce__(self) -> tuple[type[InfeasibleBudgetError], tuple[str, str, dict[str, float]]]:  # type: ignore[override]
-        return type(self), (self.key, self.message, self.closest)
 
 
 class RunStoppedError(RankRayError):
