@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import cache
 
 from search_spaces.layers import Layer, Stage
 from search_spaces.rank_space import Cost, LayerRanks, Rank, RankSpace
@@ -39,16 +38,17 @@ class ShapeCost:
             if one.stage is not None
         )
 
-        @cache
-        def of(index: int, rank: Rank | None) -> int:
-            layer, scheme = layers[index], schemes[index]
-            return measure(layer, (layer.dense,) if rank is None else scheme.stages(layer, rank))
-
-        self._of = of
+        self._measure, self._layers, self._schemes = measure, tuple(layers), tuple(schemes)
+        # A dictionary and not functools.cache: spaces are sent to other processes.
+        self._known: dict[tuple[int, Rank | None], int] = {}
 
     def of(self, layer: int, rank: Rank | None) -> int:
         """Cost of the layer with this index at one rank; `None` is dense."""
-        return self._of(layer, rank)
+        if (layer, rank) not in self._known:
+            shape, scheme = self._layers[layer], self._schemes[layer]
+            stages = (shape.dense,) if rank is None else scheme.stages(shape, rank)
+            self._known[layer, rank] = self._measure(shape, stages)
+        return self._known[layer, rank]
 
 
 def rank_space(found: Survey, schemes: Sequence[Scheme], *, binding: Sequence[str] = ("parameters",)) -> RankSpace:
