@@ -13,13 +13,18 @@ __all__ = ["Registry", "nearest"]
 
 T = TypeVar("T")
 
+_NAMES_SHOWN = 12  # a model has hundreds of layers, and a message is one line
+
 
 def nearest(name: str, known: list[str]) -> str:
     """A clause that names the known name closest to `name`: `; did you mean 'beam_size'?`, or the choice there is."""
     close = difflib.get_close_matches(name, known, n=1)
     if close:
         return f"; did you mean {close[0]!r}?"
-    return f"; known: {', '.join(sorted(known))}" if known else ""
+    if not known:
+        return ""
+    more = ", ..." if len(known) > _NAMES_SHOWN else ""
+    return f"; known: {', '.join(sorted(known)[:_NAMES_SHOWN])}{more}"
 
 
 class Registry(Generic[T]):
