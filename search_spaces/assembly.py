@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import nn
@@ -12,7 +13,7 @@ from search_spaces.layers import Layer, Stage
 from search_spaces.rank_space import RankVector
 from search_spaces.schemes.contract import Factors, Scheme
 
-__all__ = ["assemble", "cascade", "replace_layers"]
+__all__ = ["assemble", "cascade", "put_module", "replace_layers"]
 
 
 def cascade(layer: Layer, stages: Sequence[Stage], like: nn.Module) -> nn.Sequential:
@@ -21,15 +22,16 @@ def cascade(layer: Layer, stages: Sequence[Stage], like: nn.Module) -> nn.Sequen
     Args:
         like: the module it stands for: dtype, device and training mode are taken from it.
     """
-    options = {"dtype": like.weight.dtype, "device": like.weight.device}
+    weight = like.get_parameter("weight")
+    options: dict[str, Any] = {"dtype": weight.dtype, "device": weight.device}
     modules: list[nn.Module] = []
     for position, stage in enumerate(stages):
         bias = layer.bias and position == len(stages) - 1
         if stage.linear:
-            modules.append(nn.utils.skip_init(nn.Linear, stage.in_channels, stage.out_channels, bias=bias, **options))
+            modules.append(nn.utils.skip_init(nn.Linear, stage.in_channels, stage.out_channels, bias=bias, **options))  # type: ignore[no-untyped-call]
             continue
         modules.append(
-            nn.utils.skip_init(
+            nn.utils.skip_init(  # type: ignore[no-untyped-call]
                 nn.Conv2d,
                 stage.in_channels,
                 stage.out_channels,
@@ -66,13 +68,13 @@ def assemble(
     for layer, scheme, rank in zip(layers, schemes, ranks, strict=True):
         if rank is None:
             continue
-        stages = compressed.get_submodule(layer.name)
-        original = model.get_submodule(layer.name)
+        weights = scheme.weights(layer, factors[layer.name], rank)
         with torch.no_grad():
-            for module, weight in zip(stages.children(), scheme.weights(layer, factors[layer.name], rank), strict=True):
-                module.weight.copy_(weight)
+            for position, weight in enumerate(weights):
+                compressed.get_parameter(f"{layer.name}.{position}.weight").copy_(weight)
             if layer.bias:
-                stages[-1].bias.copy_(original.bias)  # type: ignore[index, union-attr]
+                bias = compressed.get_parameter(f"{layer.name}.{len(weights) - 1}.bias")
+                bias.copy_(model.get_parameter(f"{layer.name}.bias"))
     return compressed
 
 
@@ -88,9 +90,18 @@ def replace_layers(
             continue
         replacement = cascade(layer, scheme.stages(layer, rank), model.get_submodule(layer.name))
         for name in (layer.name, *layer.aliases):
-            parent = model.get_submodule(name.rpartition(".")[0])
-            setattr(parent, name.rpartition(".")[2], replacement)
-            if isinstance(parent, nn.TransformerEncoderLayer):
-                # Its fused path reads linear1.weight; this plain attribute sends it down the path that calls linear1.
-                parent.activation_relu_or_gelu = 0
+            put_module(model, name, replacement)
     return model
+
+
+def put_module(model: nn.Module, name: str, module: nn.Module) -> None:
+    """Puts `module` into `model` under a dotted name, where another one was."""
+    parent = model.get_submodule(name.rpartition(".")[0])
+    setattr(parent, name.rpartition(".")[2], module)
+    if isinstance(parent, nn.TransformerEncoderLayer):
+        # Its fused path reads linear1.weight; this plain attribute sends it down the path that calls linear1.
+        parent.activation_relu_or_gelu = 0
+        for encoder in model.modules():
+            if isinstance(encoder, nn.TransformerEncoder) and any(block is parent for block in encoder.layers):
+                # Nested tensors serve the fused path alone, and the check for them reads linear1.weight too.
+                encoder.use_nested_tensor = False

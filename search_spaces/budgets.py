@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from search_spaces.errors import InfeasibleBudgetError
-from search_spaces.rank_space import RankSpace, RankVector
+from search_spaces.rank_space import Rank, RankSpace, RankVector
 
 __all__ = ["Budget", "Limit"]
 
@@ -83,3 +83,18 @@ class Budget:
     def gap(self, space: RankSpace, ranks: RankVector) -> float:
         """The smallest C(r) - C_d over the limits: negative while a limit is missed, positive once all are overshot."""
         return min(space.compression(cost, ranks) - target for cost, target in self.targets)
+
+    def gap_after(self, space: RankSpace, parent: RankVector) -> Callable[[int, Rank | None], float]:
+        """The gap of `parent`'s children: a function of the changed layer and its new rank.
+
+        Costs are sums over layers, so a child costs its parent plus one difference, whatever the number of layers.
+        """
+        parents = [(space.costs[cost], space.cost(cost, parent), space.dense_cost[cost], c) for cost, c in self.targets]
+
+        def gap(layer: int, rank: Rank | None) -> float:
+            return min(
+                1.0 - (total + cost.of(layer, rank) - cost.of(layer, parent[layer])) / dense - target
+                for cost, total, dense, target in parents
+            )
+
+        return gap

@@ -1,0 +1,91 @@
+"""Dispatch: which candidates go to an evaluator next. Pure bookkeeping; the pool does what it decides.
+
+Candidates with one parent are scored together. Groups shrink towards the end of a level, so that evaluators finish
+together; a group whose evaluator was lost comes back one by one, so that a candidate that kills evaluators is found.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from search_spaces.candidates import Candidate
+from search_spaces.rank_space import RankVector
+
+__all__ = ["Dispatch", "Work"]
+
+TARGET_S = 0.5
+"""Seconds of work in one call: far above the cost of a call (about 1 ms), far below a person's patience."""
+
+LARGEST_GROUP = 64
+
+
+@dataclass(frozen=True)
+class Work:
+    """Candidates of one parent for one call, and how often that was tried before."""
+
+    parent: RankVector
+    candidates: tuple[Candidate, ...]
+    attempt: int = 0
+
+
+@dataclass
+class Dispatch:
+    """Queues candidates by parent and cuts them into calls.
+
+    Args:
+        attempts: how often a candidate may be tried before it is given up.
+    """
+
+    attempts: int = 3
+    seconds_per_candidate: float | None = None
+    _fresh: dict[RankVector, deque[Candidate]] = field(default_factory=dict)
+    _again: deque[Work] = field(default_factory=deque)
+
+    def add(self, candidates: Sequence[Candidate]) -> None:
+        """Queues candidates, each under its parent (its own rank vector where it has none)."""
+        for candidate in candidates:
+            self._fresh.setdefault(candidate.parent or candidate.ranks, deque()).append(candidate)
+
+    def __len__(self) -> int:
+        return sum(len(queue) for queue in self._fresh.values()) + sum(len(work.candidates) for work in self._again)
+
+    def next(self, evaluators: int) -> Work | None:
+        """The next call for whichever evaluator is free; None when nothing waits.
+
+        Args:
+            evaluators: how many share the work.
+        """
+        if self._again:
+            return self._again.popleft()
+        if not self._fresh:
+            return None
+        parent = max(self._fresh, key=lambda one: len(self._fresh[one]))
+        queue = self._fresh[parent]
+        size = min(self._group_size(evaluators), len(queue))
+        work = Work(parent, tuple(queue.popleft() for _ in range(size)))
+        if not queue:
+            del self._fresh[parent]
+        return work
+
+    def took(self, seconds: float, candidates: int) -> None:
+        """Learns what a candidate takes (an exponential mean)."""
+        each = seconds / max(1, candidates)
+        old = self.seconds_per_candidate
+        self.seconds_per_candidate = each if old is None else 0.8 * old + 0.2 * each
+
+    def lost(self, work: Work) -> list[Candidate]:
+        """Takes back work whose evaluator was lost; returns the candidates that are given up."""
+        if work.attempt + 1 >= self.attempts:
+            return list(work.candidates)
+        self._again.extend(Work(work.parent, (candidate,), work.attempt + 1) for candidate in work.candidates)
+        return []
+
+    def _group_size(self, evaluators: int) -> int:
+        """As many as fill `TARGET_S`, but never more than leaves every evaluator two more calls."""
+        if self.seconds_per_candidate is None:
+            return 1
+        by_time = int(TARGET_S / max(self.seconds_per_candidate, 1e-6))
+        by_share = -(-len(self) // (2 * evaluators))
+        return max(1, min(by_time, by_share, LARGEST_GROUP))

@@ -1,0 +1,187 @@
+"""The evaluation log: a row per scored candidate, kept the moment it is scored, never scored again.
+
+Rows go to a journal first (`evaluations/journal.jsonl`, one line each, appended), and at the end of a level, once the
+shared weights were found untouched, to a Parquet file of their own. Where files cannot be appended to (object
+stores) every few seconds of rows become a Parquet file.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from orchestrator.storage import Storage
+from search_spaces.candidates import Candidate, Score
+from search_spaces.errors import ConfigError
+from search_spaces.rank_space import RankSpace
+
+__all__ = ["SCHEMA", "EvaluationLog", "read_evaluations"]
+
+_RANKS = pa.list_(pa.int32())
+
+SCHEMA = pa.schema(
+    {
+        "search": pa.string(),
+        "level": pa.int32(),
+        "parent": _RANKS,
+        "changed": pa.string(),
+        "ranks": _RANKS,
+        "compression": pa.float64(),
+        "compression_parameters": pa.float64(),
+        "compression_macs": pa.float64(),
+        "compression_volume": pa.float64(),
+        "accuracy": pa.float64(),
+        "loss": pa.float64(),
+        "kl": pa.float64(),
+        "seconds": pa.float64(),
+        "worker": pa.string(),
+        "status": pa.string(),
+        "reason": pa.string(),
+    }
+)
+"""Columns of `evaluations/*.parquet`. Rank lists are aligned to the layers of `space.json`, null is dense; `compression`
+is that of the budget's first cost; `changed` is a layer's name."""
+
+_JOURNAL = "evaluations/journal.jsonl"
+_REMOTE_FLUSH_S = 5.0
+
+Row = dict[str, Any]
+
+
+class EvaluationLog:
+    """Records scores in a run directory.
+
+    Args:
+        storage: the run directory.
+        space: for compressions and layer names.
+        cost: the budget's first cost.
+    """
+
+    def __init__(self, storage: Storage, space: RankSpace, cost: str) -> None:
+        self._storage, self._space, self._cost = storage, space, cost
+        self._parts = len([name for name in storage.names("evaluations") if name.endswith(".parquet")])
+        self._rows: list[Row] = []
+        self._last_flush = time.monotonic()
+
+    def recover(self) -> list[Score]:
+        """The scores of a former process, each rank vector once; its journal becomes a Parquet file."""
+        rows = _read_journal(self._storage)
+        if rows:
+            self._write_part(rows)
+            self._storage.write(_JOURNAL, b"")
+        frame = read_evaluations(self._storage)
+        return [_score(row) for row in frame.to_dict("records")]
+
+    def record(self, scored: Sequence[tuple[Candidate, Score]]) -> None:
+        """Keeps scores; when it returns they outlive the process (where files can be appended to).
+
+        Raises:
+            RunStoppedError: they cannot be written.
+        """
+        rows = [self._row(candidate, score) for candidate, score in scored]
+        self._rows += rows
+        lines = "".join(json.dumps(row) + "\n" for row in rows)
+        appended = not rows or self._storage.append(_JOURNAL, lines.encode())
+        if not appended and time.monotonic() - self._last_flush > _REMOTE_FLUSH_S:
+            self.flush()
+
+    def flush(self) -> None:
+        """Turns what was recorded since the last flush into a Parquet file.
+
+        The journal is emptied after the file is there; a crash in between leaves rows twice, and reading counts them once.
+        """
+        self._last_flush = time.monotonic()
+        if not self._rows:
+            return
+        self._write_part(self._rows)
+        self._rows = []
+        if self._storage.local is not None:
+            self._storage.write(_JOURNAL, b"")
+
+    def set_aside(self) -> None:
+        """Takes what was recorded since the last flush out of the run: its scores cannot be trusted."""
+        if self._storage.exists(_JOURNAL):
+            self._storage.rename(_JOURNAL, f"evaluations/distrusted-{self._parts:06d}.jsonl")
+        self._rows = []
+
+    def _write_part(self, rows: list[Row]) -> None:
+        buffer = io.BytesIO()
+        pq.write_table(pa.Table.from_pylist(rows, SCHEMA), buffer, compression="zstd")
+        self._storage.write(f"evaluations/part-{self._parts:06d}.parquet", buffer.getvalue())
+        self._parts += 1
+
+    def _row(self, candidate: Candidate, score: Score) -> Row:
+        space, ranks = self._space, candidate.ranks
+        compression = {f"compression_{name}": space.compression(name, ranks) for name in space.costs}
+        return {
+            "search": candidate.search,
+            "level": candidate.level,
+            "parent": None if candidate.parent is None else list(candidate.parent),
+            "changed": None if candidate.changed is None else space.layers[candidate.changed].name,
+            "ranks": list(ranks),
+            "compression": compression[f"compression_{self._cost}"],
+            **compression,
+            **{name: score.values.get(name) for name in ("accuracy", "loss", "kl")},
+            "seconds": score.seconds,
+            "worker": score.worker,
+            "status": score.status,
+            "reason": score.reason,
+        }
+
+
+def read_evaluations(storage: Storage) -> pd.DataFrame:
+    """Every recorded row, each rank vector once, in the order of recording.
+
+    Raises:
+        ConfigError: a Parquet file that cannot be read (named).
+    """
+    tables = []
+    for name in storage.names("evaluations"):
+        if not name.endswith(".parquet"):
+            continue
+        try:
+            tables.append(pq.read_table(io.BytesIO(storage.read(f"evaluations/{name}"))))
+        except pa.ArrowInvalid as error:
+            raise ConfigError(f"{storage.location}/evaluations/{name}", f"is no readable Parquet file: {error}") from None
+    tables.append(pa.Table.from_pylist(_read_journal(storage), SCHEMA))
+    frame = pa.concat_tables(tables, promote_options="default").to_pandas()
+    # Older pandas turns a list with nulls into floats with NaN: tuples of whole numbers and None serve everybody.
+    frame["ranks"] = frame["ranks"].map(_ranks)
+    frame["parent"] = frame["parent"].map(lambda value: None if value is None else _ranks(value))
+    return frame.drop_duplicates("ranks", ignore_index=True)
+
+
+def _read_journal(storage: Storage) -> list[Row]:
+    """The journal's rows; a last line that a crash cut short is left out: its candidate will be scored again."""
+    if not storage.exists(_JOURNAL):
+        return []
+    rows = []
+    for line in storage.read(_JOURNAL).decode(errors="replace").splitlines():
+        try:
+            rows.append(json.loads(line))
+        except ValueError:
+            continue
+    return rows
+
+
+def _ranks(values: Any) -> tuple[int | None, ...]:
+    return tuple(None if value is None or value != value else int(value) for value in values)
+
+
+def _score(row: dict[Any, Any]) -> Score:
+    values = {name: float(row[name]) for name in ("accuracy", "loss", "kl") if row[name] == row[name]}
+    return Score(
+        row["ranks"],
+        values if row["status"] == "ok" else {},
+        float(row["seconds"]),
+        row["worker"],
+        row["status"],
+        row["reason"],
+    )

@@ -1,0 +1,261 @@
+"""The pool: keeps every evaluator busy with bounded work in flight, and never loses or doubles a score.
+
+Ray's own `ActorPool` drops the item whose actor died, so this loop keeps every call with its deadline. Retries are
+the pool's, not Ray's: a candidate that kills its evaluator would be run again by Ray until the actor is unusable.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import ray
+from ray.exceptions import RayActorError, RayError, RayTaskError
+
+from orchestrator.dispatch import Dispatch, Work
+from search_spaces.candidates import Candidate, Score, Status
+from search_spaces.errors import CorruptedWeightsError, EvaluationTimeoutError, WorkerLostError
+from search_spaces.rank_space import Rank, RankVector
+
+__all__ = ["Pool", "PoolEvents"]
+
+IN_FLIGHT = 2
+"""Calls per evaluator: the second hides the dispatch of the first; more would only delay a lost one's work."""
+
+START_S = 300.0
+"""Seconds in which a new evaluator must answer: importing torch on a slow board takes most of it."""
+
+
+@dataclass
+class _Call:
+    """A call in flight."""
+
+    ref: ray.ObjectRef
+    work: Work
+    sent: float
+
+
+@dataclass
+class _Worker:
+    """An evaluator, its calls in the order in which it runs them, and since when the first one runs."""
+
+    name: str
+    actor: Any
+    ready: ray.ObjectRef | None
+    since: float
+    calls: deque[_Call] = field(default_factory=deque)
+
+
+@dataclass(frozen=True)
+class PoolEvents:
+    """What the pool tells whoever watches.
+
+    Attributes:
+        lost: called with the evaluator's name and the cause, when one is lost or hangs.
+        joined: called with the name, when one is ready.
+    """
+
+    lost: Callable[[str, str], None] = lambda _name, _cause: None
+    joined: Callable[[str], None] = lambda _name: None
+
+
+class Pool:
+    """Scores candidates on evaluators that may die, hang, and be replaced.
+
+    Args:
+        make: starts an evaluator actor with a given name; it offers `ready`, `score` and `damaged`.
+        size: how many evaluators.
+        timeout_s: seconds without an answer after which an evaluator counts as hung; a call of several candidates
+            gets at least ten times what they are expected to take.
+        restarts: how many lost evaluators are replaced before the run stops.
+        events: who watches.
+    """
+
+    def __init__(
+        self,
+        make: Callable[[str], Any],
+        size: int,
+        *,
+        timeout_s: float = 300.0,
+        restarts: int | None = None,
+        events: PoolEvents | None = None,
+    ) -> None:
+        self._make, self._timeout_s = make, timeout_s
+        self._restarts = 2 * size + 2 if restarts is None else restarts
+        self._events = events or PoolEvents()
+        self._dispatch = Dispatch()
+        self._workers: list[_Worker] = []
+        self._started = 0
+        self._last_loss = ("evaluator", "none was started")
+        for _ in range(size):
+            self._start_one()
+
+    def submit(self, candidates: Sequence[Candidate]) -> None:
+        """Queues candidates."""
+        self._dispatch.add(candidates)
+
+    @property
+    def pending(self) -> int:
+        """Candidates that have no score yet."""
+        return len(self._dispatch) + sum(len(c.work.candidates) for w in self._workers for c in w.calls)
+
+    @property
+    def alive(self) -> list[str]:
+        """Names of the evaluators that are ready."""
+        return [worker.name for worker in self._workers if worker.ready is None]
+
+    @property
+    def seconds_per_candidate(self) -> float | None:
+        """What a candidate takes an evaluator, lately."""
+        return self._dispatch.seconds_per_candidate
+
+    def collect(self, patience_s: float = 1.0) -> list[Score]:
+        """Waits until a call is answered (or `patience_s` passed), refills, and returns the scores that came.
+
+        Raises:
+            WorkerLostError: every evaluator is gone and no more may be started.
+        """
+        self._fill()
+        refs = [worker.ready for worker in self._workers if worker.ready is not None]
+        refs += [worker.calls[0].ref for worker in self._workers if worker.calls]
+        if refs:
+            ray.wait(refs, num_returns=1, timeout=patience_s)
+        scores: list[Score] = []
+        for worker in list(self._workers):
+            scores += self._harvest(worker)
+        self._fill()
+        return scores
+
+    def check_weights(self) -> None:
+        """Asks every evaluator that is ready whether the shared weights are what they were.
+
+        Raises:
+            CorruptedWeightsError: they are not.
+        """
+        for worker in [one for one in self._workers if one.ready is None]:
+            try:
+                damaged = ray.get(worker.actor.damaged.remote(), timeout=self._timeout_s)
+            except (RayError, TimeoutError):
+                continue  # lost or hung: the next collect() finds out and replaces it
+            if damaged:
+                raise CorruptedWeightsError(damaged)
+
+    def first_ready(self) -> Any:
+        """The first evaluator that is ready, for a question outside the search.
+
+        Raises:
+            WorkerLostError: none can be started.
+        """
+        while not self.alive:
+            self.collect()
+        return next(worker.actor for worker in self._workers if worker.ready is None)
+
+    def close(self) -> None:
+        """Ends all evaluators."""
+        for worker in self._workers:
+            ray.kill(worker.actor)
+        self._workers.clear()
+
+    def _start_one(self) -> None:
+        self._started += 1
+        name = f"evaluator-{self._started}"
+        actor = self._make(name)
+        self._workers.append(_Worker(name, actor, actor.ready.remote(), time.monotonic()))
+
+    def _fill(self) -> None:
+        """Gives every ready evaluator up to `IN_FLIGHT` calls, the idlest first."""
+        ready = [worker for worker in self._workers if worker.ready is None]
+        for depth in range(IN_FLIGHT):
+            for worker in ready:
+                if len(worker.calls) > depth:
+                    continue
+                work = self._dispatch.next(max(1, len(ready)))
+                if work is None:
+                    return
+                self._send(worker, work)
+
+    def _send(self, worker: _Worker, work: Work) -> None:
+        changes = [_difference(work.parent, candidate.ranks) for candidate in work.candidates]
+        now = time.monotonic()
+        if not worker.calls:
+            worker.since = now
+        worker.calls.append(_Call(worker.actor.score.remote(work.parent, changes), work, now))
+
+    def _harvest(self, worker: _Worker) -> list[Score]:
+        """Scores of the calls that a worker has answered; replaces it if it was lost or hangs."""
+        scores: list[Score] = []
+        try:
+            if worker.ready is not None and not self._has_started(worker):
+                return []
+            while worker.calls and ray.wait([worker.calls[0].ref], timeout=0)[0]:
+                scores += self._answer(worker, worker.calls[0])
+                worker.calls.popleft()
+                worker.since = time.monotonic()
+            if worker.calls:
+                self._check_deadline(worker)
+        except RayActorError as error:
+            scores += self._replace(worker, _one_line(error), "lost")
+        except EvaluationTimeoutError as error:
+            scores += self._replace(worker, str(error), "timeout")
+        return scores
+
+    def _has_started(self, worker: _Worker) -> bool:
+        waited = time.monotonic() - worker.since
+        if not ray.wait([worker.ready], timeout=0)[0]:
+            if waited > max(START_S, self._timeout_s) and not self.alive:
+                # While others work it may only be waiting for a free CPU, which is no reason to give it up.
+                raise EvaluationTimeoutError(worker.name, waited)
+            return False
+        ray.get(worker.ready)
+        worker.ready = None
+        self._events.joined(worker.name)
+        return True
+
+    def _answer(self, worker: _Worker, call: _Call) -> list[Score]:
+        started = max(call.sent, worker.since)
+        try:
+            scores: list[Score] = ray.get(call.ref)
+        except RayTaskError as error:
+            reason = _one_line(error.cause if error.cause is not None else error)
+            return [Score(c.ranks, worker=worker.name, status="error", reason=reason) for c in call.work.candidates]
+        self._dispatch.took(time.monotonic() - started, len(scores))
+        return scores
+
+    def _check_deadline(self, worker: _Worker) -> None:
+        expected = (self._dispatch.seconds_per_candidate or 0.0) * len(worker.calls[0].work.candidates)
+        waited = time.monotonic() - worker.since
+        if waited > max(self._timeout_s, 10 * expected):
+            raise EvaluationTimeoutError(worker.name, waited)
+
+    def _replace(self, worker: _Worker, cause: str, status: Status) -> list[Score]:
+        """Takes a worker's calls back, ends it and starts another; returns scores of candidates that are given up."""
+        self._workers.remove(worker)
+        ray.kill(worker.actor)
+        self._last_loss = (worker.name, cause)
+        self._events.lost(worker.name, cause)
+        given_up: list[Score] = []
+        for position, call in enumerate(worker.calls):
+            if position > 0:  # it waited behind the call that failed: no attempt of its own
+                self._dispatch.add(call.work.candidates)
+                continue
+            for candidate in self._dispatch.lost(call.work):
+                given_up.append(Score(candidate.ranks, worker=worker.name, status=status, reason=cause))
+        if self._restarts > 0:
+            self._restarts -= 1
+            self._start_one()
+        elif not self._workers:
+            raise WorkerLostError(*self._last_loss)
+        return given_up
+
+
+def _difference(parent: RankVector, ranks: RankVector) -> dict[int, Rank | None]:
+    return {index: rank for index, (old, rank) in enumerate(zip(parent, ranks, strict=True)) if rank != old}
+
+
+def _one_line(error: BaseException) -> str:
+    """An error as one line. Of an actor whose constructor raised, the line that says what: the last of its traceback."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [""]
+    return f"{type(error).__name__}: {lines[-1] if 'creation task' in lines[0] else lines[0]}"

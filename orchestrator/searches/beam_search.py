@@ -1,0 +1,262 @@
+"""Modified beam search (mBS) for one setting (s, K): BSR's algorithm 1 (Eo, thesis 2023, section 3; arXiv 2111.15179).
+
+Every level lowers one layer's rank by s in each of the K best rank vectors, drops what is compressed beyond C_d and
+keeps the K best of the rest, until the best one lies in the window [C_d - tau, C_d]. Where no child survives, s
+shrinks to round(gamma s) and the search goes on from the last beam. The printed loop test is inverted and compares r
+instead of C(r); this follows the text. A rank never falls below 1: a step that would goes to 1.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from orchestrator.searches.contract import Answer, Problem
+from orchestrator.searches.objective import objective_value
+from search_spaces.candidates import Candidate, Score
+from search_spaces.rank_space import RankVector
+
+__all__ = ["BeamSearch", "BeamSetting", "Start", "TieBreak"]
+
+Start = Literal["full", "break_even"]
+TieBreak = Literal["rank", "loss", "compression"]
+
+_FLOAT_NOISE = 1e-12  # compressions are quotients of whole numbers; this forgives only their rounding
+
+
+@dataclass(frozen=True)
+class BeamSetting:
+    """One setting of mBS.
+
+    Attributes:
+        step: s, ranks a child gives up in one layer.
+        beam_size: K.
+        tolerance: tau, width of the window [C_d - tau, C_d].
+        gamma: the step becomes round(gamma * step) where no child survives.
+        start: `full` begins at full rank (the thesis), `break_even` at the smallest rank of every layer that still
+            does not shrink it, which skips the levels that change nothing.
+        tie_break: what decides between equal objectives before the seed does: the lower total rank (the thesis),
+            the lower loss, or the higher compression.
+    """
+
+    step: int
+    beam_size: int
+    tolerance: float
+    gamma: float = 0.5
+    start: Start = "break_even"
+    tie_break: TieBreak = "rank"
+
+    @property
+    def name(self) -> str:
+        """`s10-k5` for (10, 5)."""
+        return f"s{self.step}-k{self.beam_size}"
+
+
+Steps = tuple[int, ...]
+"""Ranks as the search counts them down: above break-even a layer is dense, but its number still falls."""
+
+
+@dataclass(frozen=True)
+class _Member:
+    """A rank vector in the beam."""
+
+    steps: Steps
+    score: Score
+
+
+@dataclass(frozen=True)
+class _Child:
+    """A rank vector of the level at hand that waits for its score."""
+
+    steps: Steps
+    candidate: Candidate
+
+
+class BeamSearch:
+    """mBS as an ask/tell search.
+
+    Args:
+        problem: what is searched for.
+        setting: (s, K) and the rest.
+        state: a former `state()` to go on from.
+    """
+
+    def __init__(self, problem: Problem, setting: BeamSetting, state: Mapping[str, Any] | None = None) -> None:
+        self._problem = problem
+        self._setting = setting
+        self._step = setting.step
+        self._level = 0
+        self._done = False
+        self._beam: list[_Member] = []
+        self._seen_in_window: _Member | None = None
+        self._children: list[_Child] = []
+        self._scores: dict[RankVector, Score] = {}
+        self._asked: set[RankVector] = set()
+        if state is None:
+            self._children = [self._root()]
+        else:
+            self._restore(state)
+
+    @property
+    def done(self) -> bool:
+        """Whether the best of the beam lies in the window, or no step can lead there."""
+        return self._done
+
+    @property
+    def level(self) -> int:
+        """Levels finished; level 0 is the start itself."""
+        return self._level
+
+    @property
+    def best(self) -> Answer | None:
+        """The best of the beam if it lies in the window; else the best ever seen there; else what came closest."""
+        if not self._beam:
+            return None
+        member = self._beam[0]
+        if not self._in_window(member):
+            member = self._seen_in_window or max(self._beam, key=lambda one: self._gap(one.score.ranks))
+        return Answer(member.score.ranks, member.score, self._in_window(member), self._setting.name)
+
+    def ask(self) -> list[Candidate]:
+        """The level's candidates not asked for yet; equal rank vectors are asked for once."""
+        fresh = []
+        for child in self._children:
+            ranks = child.candidate.ranks
+            if ranks not in self._asked:
+                self._asked.add(ranks)
+                fresh.append(child.candidate)
+        return fresh
+
+    def tell(self, scores: Sequence[Score]) -> None:
+        """Takes scores in any order; when the level is complete the search moves on."""
+        wanted = {child.candidate.ranks for child in self._children}
+        self._scores.update({score.ranks: score for score in scores if score.ranks in wanted})
+        if not self._done and len(self._scores) == len(wanted):
+            self._finish_level()
+
+    def state(self) -> dict[str, Any]:
+        """The beam, the step and the level; the scores of an unfinished level are not part of it."""
+        seen = self._seen_in_window
+        return {
+            "step": self._step,
+            "level": self._level,
+            "done": self._done,
+            "beam": [_member_to_json(member) for member in self._beam],
+            "seen_in_window": None if seen is None else _member_to_json(seen),
+        }
+
+    def _restore(self, state: Mapping[str, Any]) -> None:
+        self._step, self._level, self._done = state["step"], state["level"], state["done"]
+        self._beam = [_member_from_json(member) for member in state["beam"]]
+        seen = state["seen_in_window"]
+        self._seen_in_window = None if seen is None else _member_from_json(seen)
+        if not self._beam:
+            self._children = [self._root()]
+        elif not self._done:
+            self._open_level()
+
+    def _root(self) -> _Child:
+        layers = self._problem.space.layers
+        if self._setting.start == "full":
+            steps = tuple(layer.full for layer in layers)
+        else:
+            steps = tuple(min(layer.full, layer.useful + 1) for layer in layers)
+        return _Child(steps, Candidate(self._problem.space.normalise(steps), search=self._setting.name))
+
+    def _finish_level(self) -> None:
+        """Keeps the K best of the level that could be scored, then opens the next level or ends."""
+        members = [_Member(child.steps, self._scores[child.candidate.ranks]) for child in self._children]
+        members = sorted((member for member in members if member.score.ok), key=self._order)
+        self._level += 1
+        if members:
+            self._beam = members[: self._setting.beam_size]
+            self._remember_window(members)
+        elif not self._beam or not self._shrink_step():
+            self._end()
+            return
+        if self._in_window(self._beam[0]):
+            self._end()
+        else:
+            self._open_level()
+
+    def _open_level(self) -> None:
+        """The beam's children as the new level; the step shrinks until there are some, or the search ends."""
+        self._scores, self._asked = {}, set()
+        self._children = self._expand()
+        while not self._children:
+            if not self._shrink_step():
+                self._end()
+                return
+            self._children = self._expand()
+
+    def _end(self) -> None:
+        self._children, self._done = [], True
+
+    def _shrink_step(self) -> bool:
+        """s <- round(gamma s), and always less than before; False once it is 1."""
+        self._step, old = min(round(self._setting.gamma * self._step), self._step - 1), self._step
+        if self._step < 1:
+            self._step = 1
+        return self._step < old
+
+    def _expand(self) -> list[_Child]:
+        """Every rank vector that lowers one layer of one beam member by the step and is not beyond C_d."""
+        space, budget = self._problem.space, self._problem.budget
+        children: dict[Steps, _Child] = {}
+        for member in self._beam:
+            gap_after = budget.gap_after(space, member.score.ranks)
+            for index, (rank, layer) in enumerate(zip(member.steps, space.layers, strict=True)):
+                lower = max(1, rank - self._step)
+                steps = (*member.steps[:index], lower, *member.steps[index + 1 :])
+                if lower == rank or steps in children:
+                    continue
+                effective = lower if lower <= layer.useful else None
+                if gap_after(index, effective) > _FLOAT_NOISE:
+                    continue
+                parent = member.score.ranks
+                ranks = (*parent[:index], effective, *parent[index + 1 :])
+                candidate = Candidate(ranks, parent, index, self._level, self._setting.name)
+                children[steps] = _Child(steps, candidate)
+        return list(children.values())
+
+    def _order(self, member: _Member) -> tuple[float, float, bytes]:
+        """Sort key: the objective, then the tie-break, then a hash of seed and ranks, which no arrival order moves."""
+        score = member.score
+        ties = {
+            "rank": lambda: float(sum(member.steps)),
+            "loss": lambda: score.values["loss"],
+            "compression": lambda: -self._gap(score.ranks),
+        }
+        drawn = hashlib.blake2b(f"{self._problem.seed}:{member.steps}".encode(), digest_size=8).digest()
+        return -objective_value(self._problem.objective, score), ties[self._setting.tie_break](), drawn
+
+    def _gap(self, ranks: RankVector) -> float:
+        return self._problem.budget.gap(self._problem.space, ranks)
+
+    def _in_window(self, member: _Member) -> bool:
+        return -self._setting.tolerance - _FLOAT_NOISE <= self._gap(member.score.ranks) <= _FLOAT_NOISE
+
+    def _remember_window(self, members: Sequence[_Member]) -> None:
+        """Remembers the best member ever seen in the window: the answer if the beam itself never ends there."""
+        inside = [member for member in members if self._in_window(member)]
+        seen = [] if self._seen_in_window is None else [self._seen_in_window]
+        if inside:
+            self._seen_in_window = min([*seen, inside[0]], key=self._order)
+
+
+def _member_to_json(member: _Member) -> dict[str, Any]:
+    score = member.score
+    return {
+        "steps": list(member.steps),
+        "ranks": list(score.ranks),
+        "values": dict(score.values),
+        "seconds": score.seconds,
+        "worker": score.worker,
+    }
+
+
+def _member_from_json(member: Mapping[str, Any]) -> _Member:
+    score = Score(tuple(member["ranks"]), dict(member["values"]), member["seconds"], member["worker"])
+    return _Member(tuple(member["steps"]), score)

@@ -1,0 +1,88 @@
+"""What a search is: it asks for candidates, is told their scores in any order, and ends with a best one.
+
+Pure Python: no Ray and no torch, so every search can be tested, resumed and interleaved without either.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from search_spaces.budgets import Budget
+from search_spaces.candidates import Candidate, Score
+from search_spaces.rank_space import RankSpace, RankVector
+
+__all__ = ["Answer", "Problem", "Search", "SearchMethod"]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What is searched for.
+
+    Attributes:
+        space: the ranks and their costs.
+        budget: bound to the space.
+        objective: name of what candidates are ranked by (see `objective.py`).
+        seed: decides every tie that nothing else decides.
+    """
+
+    space: RankSpace
+    budget: Budget
+    objective: str
+    seed: int
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a search ends with.
+
+    Attributes:
+        ranks: the rank vector.
+        score: its score.
+        in_window: whether its compression lies in [C_d - tau, C_d].
+        search: which search of several found it.
+    """
+
+    ranks: RankVector
+    score: Score
+    in_window: bool
+    search: str
+
+
+class Search(Protocol):
+    """The contract of every search; deterministic for a seed, whatever the order in which scores arrive."""
+
+    @property
+    def done(self) -> bool:
+        """Whether there is nothing left to ask."""
+
+    @property
+    def level(self) -> int:
+        """Grows whenever the search moves on; a run directory is brought up to date when it does."""
+
+    @property
+    def best(self) -> Answer | None:
+        """The answer if `done`, else the best so far; None before the first score."""
+
+    def ask(self) -> list[Candidate]:
+        """Every candidate that can be scored now and was not asked for before."""
+
+    def tell(self, scores: Sequence[Score]) -> None:
+        """Takes scores in any order; those nobody asked for are remembered or ignored, never an error."""
+
+    def state(self) -> dict[str, Any]:
+        """What is needed to go on, as JSON types. Scores told since the last level may be missing: tell them again."""
+
+
+@dataclass(frozen=True)
+class SearchMethod:
+    """A registered search method.
+
+    Attributes:
+        settings: the pydantic model of its block in the config (a subclass of `SearchSettings`).
+        start: makes the search, from a former `state()` where one is given.
+    """
+
+    settings: type[Any]
+    start: Callable[[Any, Problem, Mapping[str, Any] | None], Search]

@@ -1,0 +1,70 @@
+"""The search method `mbs`: modified beam searches with several settings (s, K) side by side, the best kept."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+from pydantic import Field, field_validator
+
+from orchestrator.searches.beam_search import BeamSearch, BeamSetting, Start, TieBreak
+from orchestrator.searches.contract import Problem, SearchMethod
+from orchestrator.searches.settings import SearchSettings, Strict
+from orchestrator.searches.side_by_side import SideBySide
+
+__all__ = ["MBS", "MBSSettings"]
+
+
+class StepAndBeam(Strict):
+    """One setting (s, K).
+
+    Attributes:
+        step: s, the ranks a child gives up in one layer.
+        beam_size: K, the rank vectors kept per level.
+    """
+
+    step: Annotated[int, Field(ge=1)]
+    beam_size: Annotated[int, Field(ge=1)]
+
+
+class MBSSettings(SearchSettings):
+    """The `search` block of mBS.
+
+    Attributes:
+        tolerance: tau, the width of the window [C_d - tau, C_d] in which a search ends.
+        settings: the (s, K) that run side by side; the thesis takes (3, 5), (5, 5), (10, 5).
+        gamma, start, tie_break: see `BeamSetting`.
+    """
+
+    tolerance: Annotated[float, Field(gt=0, lt=1)] = 0.005
+    settings: tuple[StepAndBeam, ...] = (
+        StepAndBeam(step=3, beam_size=5),
+        StepAndBeam(step=5, beam_size=5),
+        StepAndBeam(step=10, beam_size=5),
+    )
+    gamma: Annotated[float, Field(gt=0, lt=1)] = 0.5
+    start: Start = "break_even"
+    tie_break: TieBreak = "rank"
+
+    @field_validator("settings")
+    @classmethod
+    def _distinct(cls, settings: tuple[StepAndBeam, ...]) -> tuple[StepAndBeam, ...]:
+        if not settings:
+            raise ValueError("is empty; give at least one {step, beam_size}")
+        if len(set((one.step, one.beam_size) for one in settings)) < len(settings):
+            raise ValueError("a setting stands twice")
+        return settings
+
+
+def _start(settings: MBSSettings, problem: Problem, state: Mapping[str, Any] | None) -> SideBySide:
+    beams = [
+        BeamSetting(one.step, one.beam_size, settings.tolerance, settings.gamma, settings.start, settings.tie_break)
+        for one in settings.settings
+    ]
+    searches = {
+        beam.name: BeamSearch(problem, beam, None if state is None else state.get(beam.name)) for beam in beams
+    }
+    return SideBySide(searches, problem.objective)
+
+
+MBS = SearchMethod(MBSSettings, _start)

@@ -1,0 +1,78 @@
+"""The `search` block of the config: the keys every method has. A method adds its own in a subclass."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from orchestrator.searches.objective import OBJECTIVES
+from search_spaces.budgets import Limit
+from search_spaces.registry import nearest
+
+__all__ = ["SearchSettings", "Strict"]
+
+
+class Strict(BaseModel):
+    """A config block: an unknown key is an error, values are checked as they are."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class SearchSettings(Strict):
+    """What every search has.
+
+    Attributes:
+        method: name in the registry of searches.
+        scheme: how layers are factorised.
+        norm: what a truncation minimises; `weight` is the Frobenius norm of the weight's change.
+        budget: limits by cost: a compression C(r) in (0, 1), or the most the whole network may cost.
+        objective: what candidates are ranked by.
+        seed: of the search and of the validation split.
+        include, exclude: shell patterns over layer names.
+    """
+
+    method: str
+    scheme: str = "channel_svd"
+    norm: Literal["weight"] = "weight"
+    budget: dict[str, Annotated[float, Field(strict=False)]]
+    objective: str = "accuracy"
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    include: tuple[str, ...] = ("*",)
+    exclude: tuple[str, ...] = ()
+
+    @property
+    def limits(self) -> tuple[Limit, ...]:
+        """The budget as limits."""
+        return tuple(Limit(cost, value) for cost, value in self.budget.items())
+
+    @field_validator("budget", mode="before")
+    @classmethod
+    def _one_mapping(cls, value: Any) -> Any:
+        """A list of limits means the same as one mapping."""
+        if isinstance(value, list) and all(isinstance(limit, dict) for limit in value):
+            names = [name for limit in value for name in limit]
+            if len(set(names)) < len(names):
+                raise ValueError("a cost is limited twice")
+            return {name: bound for limit in value for name, bound in limit.items()}
+        return value
+
+    @field_validator("budget")
+    @classmethod
+    def _sensible_limits(cls, budget: dict[str, float]) -> dict[str, float]:
+        """C_d lies in (0, 1); an absolute limit is a whole number above 1."""
+        if not budget:
+            raise ValueError("is empty; give at least one limit, as in {parameters: 0.5}")
+        for name, value in budget.items():
+            if not (0 < value < 1 or (value > 1 and value == int(value))):
+                raise ValueError(
+                    f"{name} = {value:g} is neither a compression C_d in (0, 1) nor a whole number of {name} above 1"
+                )
+        return budget
+
+    @field_validator("objective")
+    @classmethod
+    def _known_objective(cls, objective: str) -> str:
+        if objective not in OBJECTIVES:
+            raise ValueError(f"unknown objective {objective!r}{nearest(objective, list(OBJECTIVES))}")
+        return objective

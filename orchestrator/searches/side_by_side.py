@@ -1,0 +1,77 @@
+"""Several searches on one pool, the best answer kept; no rank vector is scored twice among them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from orchestrator.searches.contract import Answer, Search
+from orchestrator.searches.objective import objective_value
+from search_spaces.candidates import Candidate, Score
+from search_spaces.rank_space import RankVector
+
+__all__ = ["SideBySide"]
+
+
+class SideBySide:
+    """Runs searches interleaved: while one waits for the end of its level, the others keep the pool busy.
+
+    Every score is remembered for the whole run and handed to whichever search asks for the same rank vector.
+
+    Args:
+        searches: by name, in the order in which equal answers are preferred.
+        objective: by which answers are compared.
+    """
+
+    def __init__(self, searches: Mapping[str, Search], objective: str) -> None:
+        self._searches = dict(searches)
+        self._objective = objective
+        self._scores: dict[RankVector, Score] = {}
+        self._waiting: dict[RankVector, list[Search]] = {}
+
+    @property
+    def done(self) -> bool:
+        """Whether every search is."""
+        return all(search.done for search in self._searches.values())
+
+    @property
+    def level(self) -> int:
+        """Levels finished by all searches together."""
+        return sum(search.level for search in self._searches.values())
+
+    @property
+    def best(self) -> Answer | None:
+        """The best answer: one inside its window before any outside, then by objective."""
+        answers = [search.best for search in self._searches.values()]
+        found = [answer for answer in answers if answer is not None]
+        if not found:
+            return None
+        return max(found, key=lambda answer: (answer.in_window, objective_value(self._objective, answer.score)))
+
+    def ask(self) -> list[Candidate]:
+        """What is new to the whole run; a candidate that was scored before is answered from memory."""
+        fresh: list[Candidate] = []
+        for search in self._searches.values():
+            while asked := search.ask():
+                known = []
+                for candidate in asked:
+                    if candidate.ranks in self._scores:
+                        known.append(self._scores[candidate.ranks])
+                    elif candidate.ranks in self._waiting:
+                        self._waiting[candidate.ranks].append(search)
+                    else:
+                        self._waiting[candidate.ranks] = [search]
+                        fresh.append(candidate)
+                search.tell(known)
+        return fresh
+
+    def tell(self, scores: Sequence[Score]) -> None:
+        """Hands every score to whoever waits for it."""
+        for score in scores:
+            self._scores[score.ranks] = score
+            for search in self._waiting.pop(score.ranks, []):
+                search.tell([score])
+
+    def state(self) -> dict[str, Any]:
+        """The states of all searches by name."""
+        return {name: search.state() for name, search in self._searches.items()}

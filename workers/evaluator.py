@@ -1,0 +1,154 @@
+"""The evaluator: a Ray actor that views the shared weights and factors and scores candidates."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import ray
+import torch
+from torch import nn
+
+from search_spaces.assembly import assemble
+from search_spaces.candidates import Score
+from search_spaces.layers import Layer
+from search_spaces.rank_space import RankVector
+from search_spaces.schemes.registry import schemes
+from workers.batch import Batch, run_model
+from workers.factoriser import factors_from
+from workers.import_path import import_object
+from workers.scorer import Change, PlainScorer, judge
+from workers.shared_tensors import Stored, adopt, changed, checksums, unpack
+
+__all__ = ["Evaluator", "Shared", "SelfCheck"]
+
+
+@dataclass(frozen=True)
+class Shared:
+    """What all evaluators of a run share: references into the object store, and small descriptions.
+
+    Attributes:
+        skeleton: reference to the model without parameter values.
+        weights: reference to its parameters, `dict[str, Stored]`.
+        factors: references to every layer's factors, in the layers' order.
+        batch: reference to the validation batch as stored tensors (`inputs` or `inputs.<name>`, and `labels`).
+        checksums: of the weights and all factors, as they were when they were put.
+        layers, schemes: the space's layers and their schemes' names.
+        metric: import path of the metric.
+        threads: torch threads of an evaluator.
+        slice_size: samples per forward pass; None for the whole batch.
+    """
+
+    skeleton: ray.ObjectRef
+    weights: ray.ObjectRef
+    factors: tuple[ray.ObjectRef, ...]
+    batch: ray.ObjectRef
+    checksums: dict[str, int]
+    layers: tuple[Layer, ...]
+    schemes: tuple[str, ...]
+    metric: str
+    threads: int
+    slice_size: int | None = None
+
+
+@dataclass(frozen=True)
+class SelfCheck:
+    """The scorer's values beside those of the assembled network, for one rank vector.
+
+    Attributes:
+        fast: values of the scorer, None where they are not finite.
+        plain: values of one plain forward pass of the assembled network.
+    """
+
+    ranks: RankVector
+    fast: dict[str, float] | None
+    plain: dict[str, float] | None
+
+    @property
+    def agrees(self) -> bool:
+        """Whether losses differ by less than 1e-3 relative: far above rounding, far below a wrong layer."""
+        if self.fast is None or self.plain is None:
+            return self.fast is self.plain
+        return abs(self.fast["loss"] - self.plain["loss"]) <= 1e-3 * max(1.0, abs(self.plain["loss"]))
+
+
+class Evaluator:
+    """Scores candidates; wrap with `ray.remote` to make it an actor.
+
+    Args:
+        name: what messages and records call it.
+        shared: references to what it views.
+    """
+
+    def __init__(self, name: str, shared: Shared) -> None:
+        torch.set_num_threads(shared.threads)
+        self._name, self._shared = name, shared
+        self._stored_weights: dict[str, Stored] = ray.get(shared.weights)
+        self._stored_factors: list[dict[str, Stored]] = ray.get(list(shared.factors))
+        self._batch = batch_from(ray.get(shared.batch))
+        self._schemes = [schemes().get(scheme, "search.scheme") for scheme in shared.schemes]
+        self._factors = {
+            layer.name: factors_from(stored) for layer, stored in zip(shared.layers, self._stored_factors, strict=True)
+        }
+        self._metric = import_object(shared.metric, "metric")
+        self._scorer = PlainScorer(
+            self._dense_model(),
+            shared.layers,
+            self._schemes,
+            self._factors,
+            self._batch,
+            self._metric,
+            shared.slice_size,
+        )
+
+    def ready(self) -> str:
+        """Answers with its name once it can score."""
+        return self._name
+
+    def score(self, parent: RankVector, changes: Sequence[Change]) -> list[Score]:
+        """Scores the children of one parent, in their order. A pure function: asking twice does no harm."""
+        return [replace(score, worker=self._name) for score in self._scorer.score(parent, changes)]
+
+    def damaged(self) -> list[str]:
+        """Names of the shared arrays that are not what they were when they were put; empty when all is well."""
+        return changed(self._shared.checksums, shared_checksums(self._shared.layers, self._stored_weights, self._stored_factors))
+
+    def self_check(self, candidates: Sequence[RankVector]) -> list[SelfCheck]:
+        """Compares the scorer with plain forward passes of assembled networks."""
+        dense = self._dense_model()
+        checks = []
+        for ranks in candidates:
+            score = self._scorer.score(ranks, [{}])[0]
+            with torch.inference_mode():
+                network = assemble(dense, self._shared.layers, self._schemes, ranks, self._factors)
+                plain = judge(run_model(network, self._batch.inputs), self._batch, self._metric, None)
+            checks.append(SelfCheck(ranks, dict(score.values) if score.ok else None, plain))
+        return checks
+
+    def _dense_model(self) -> nn.Module:
+        return adopt(ray.get(self._shared.skeleton), unpack(self._stored_weights))
+
+
+def shared_checksums(
+    layers: Sequence[Layer], weights: dict[str, Stored], factors: Sequence[dict[str, Stored]]
+) -> dict[str, int]:
+    """Checksums of the weights by name and of the factors by `layer:factor`."""
+    sums = checksums(weights)
+    for layer, stored in zip(layers, factors, strict=True):
+        sums.update({f"{layer.name}:{name}": value for name, value in checksums(stored).items()})
+    return sums
+
+
+def batch_to_tensors(batch: Batch) -> dict[str, torch.Tensor]:
+    """A batch as named tensors; `batch_from` undoes it."""
+    inputs = batch.inputs if isinstance(batch.inputs, dict) else {"": batch.inputs}
+    return {**{f"inputs.{name}": tensor for name, tensor in inputs.items()}, "labels": batch.labels}
+
+
+def batch_from(stored: dict[str, Stored]) -> Batch:
+    """The batch whose tensors were stored; views."""
+    tensors: dict[str, Any] = unpack(stored)
+    labels = tensors.pop("labels")
+    inputs = {name.removeprefix("inputs."): tensor for name, tensor in tensors.items()}
+    return Batch(inputs[""] if list(inputs) == [""] else inputs, labels)
