@@ -33,7 +33,7 @@ class Shared:
         weights: reference to its parameters, `dict[str, Stored]`.
         factors: references to every layer's factors, in the layers' order.
         batch: reference to the validation batch as stored tensors (`inputs` or `inputs.<name>`, and `labels`).
-        checksums: of the weights and all factors, as they were when they were put.
+        checksums: of the weights, all factors and the batch, as they were when they were put.
         layers, schemes: the space's layers and their schemes' names.
         metric: import path of the metric.
         threads: torch threads of an evaluator.
@@ -86,7 +86,8 @@ class Evaluator:
         self._name, self._shared = name, shared
         self._stored_weights: dict[str, Stored] = ray.get(shared.weights)
         self._stored_factors: list[dict[str, Stored]] = ray.get(list(shared.factors))
-        self._batch = batch_from(ray.get(shared.batch))
+        self._stored_batch: dict[str, Stored] = ray.get(shared.batch)
+        self._batch = batch_from(self._stored_batch)
         self._schemes = [schemes().get(scheme, "search.scheme") for scheme in shared.schemes]
         self._factors = {
             layer.name: factors_from(stored) for layer, stored in zip(shared.layers, self._stored_factors, strict=True)
@@ -112,7 +113,8 @@ class Evaluator:
 
     def damaged(self) -> list[str]:
         """Names of the shared arrays that are not what they were when they were put; empty when all is well."""
-        return changed(self._shared.checksums, shared_checksums(self._shared.layers, self._stored_weights, self._stored_factors))
+        now = shared_checksums(self._shared.layers, self._stored_weights, self._stored_factors, self._stored_batch)
+        return changed(self._shared.checksums, now)
 
     def self_check(self, candidates: Sequence[RankVector]) -> list[SelfCheck]:
         """Compares the scorer with plain forward passes of assembled networks."""
@@ -131,10 +133,13 @@ class Evaluator:
 
 
 def shared_checksums(
-    layers: Sequence[Layer], weights: dict[str, Stored], factors: Sequence[dict[str, Stored]]
+    layers: Sequence[Layer],
+    weights: dict[str, Stored],
+    factors: Sequence[dict[str, Stored]],
+    batch: dict[str, Stored],
 ) -> dict[str, int]:
-    """Checksums of the weights by name and of the factors by `layer:factor`."""
-    sums = checksums(weights)
+    """Checksums of the weights by name, of the factors by `layer:factor`, and of the validation batch."""
+    sums = {**checksums(weights), **{f"batch:{name}": value for name, value in checksums(batch).items()}}
     for layer, stored in zip(layers, factors, strict=True):
         sums.update({f"{layer.name}:{name}": value for name, value in checksums(stored).items()})
     return sums

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TypeAlias
 
 import torch
@@ -16,7 +16,7 @@ from search_spaces.schemes.contract import Factors, Scheme
 from workers.batch import Batch, logits, run_model
 from workers.slot import open_slots
 
-__all__ = ["Change", "Metric", "PlainScorer", "judge"]
+__all__ = ["Change", "Metric", "PlainScorer", "judge", "judge_in_slices"]
 
 Metric: TypeAlias = Callable[[object, Batch], float]
 """The user's judgement of a network: a function of its outputs and the batch; higher is better."""
@@ -52,7 +52,6 @@ class PlainScorer:
         self._model = model.eval().requires_grad_(False)
         self._slots = open_slots(self._model, list(layers), list(schemes), dict(factors))
         self._slices = list(batch.split(slice_size or len(batch)))
-        self._size = len(batch)
         self._metric = metric
         with torch.inference_mode():
             self._references = [self._log_probabilities(one) for one in self._slices]
@@ -80,19 +79,33 @@ class PlainScorer:
         """Means over the batch of accuracy, loss and KL; None where an output is not finite."""
         for slot, rank in zip(self._slots, ranks, strict=True):
             slot.rank = rank
-        totals = {"accuracy": 0.0, "loss": 0.0, "kl": 0.0}
-        with torch.inference_mode():
-            for part, reference in zip(self._slices, self._references, strict=True):
-                values = judge(run_model(self._model, part.inputs), part, self._metric, reference)
-                if values is None:
-                    return None
-                for name, value in values.items():
-                    totals[name] += value * len(part)
-        return {name: total / self._size for name, total in totals.items()}
+        return judge_in_slices(self._model, self._slices, self._metric, self._references)
 
     def _log_probabilities(self, part: Batch) -> torch.Tensor:
         """The dense network's log-probabilities in float32."""
         return torch.log_softmax(logits(run_model(self._model, part.inputs)).float(), dim=-1)
+
+
+def judge_in_slices(
+    model: nn.Module, parts: Iterable[Batch], metric: Metric, references: Sequence[torch.Tensor] | None = None
+) -> dict[str, float] | None:
+    """Values of a network on a batch that comes in parts: means weighted by the parts' sizes; None if not finite.
+
+    Args:
+        references: the dense network's log-probabilities for every part; None leaves `kl` out.
+    """
+    totals: dict[str, float] = {}
+    size = 0
+    for position, part in enumerate(parts):
+        reference = None if references is None else references[position]
+        with torch.inference_mode():
+            values = judge(run_model(model, part.inputs), part, metric, reference)
+        if values is None:
+            return None
+        size += len(part)
+        for name, value in values.items():
+            totals[name] = totals.get(name, 0.0) + value * len(part)
+    return {name: total / size for name, total in totals.items()}
 
 
 def judge(outputs: object, part: Batch, metric: Metric, reference: torch.Tensor | None) -> dict[str, float] | None:

@@ -64,7 +64,7 @@ class SearchSettings(Strict):
         if not budget:
             raise ValueError("is empty; give at least one limit, as in {parameters: 0.5}")
         for name, value in budget.items():
-            if not (0 < value < 1 or (value > 1 and value == int(value))):
+            if not (0 < value < 1 or (1 < value < float("inf") and value == int(value))):
                 raise ValueError(
                     f"{name} = {value:g} is neither a compression C_d in (0, 1) nor a whole number of {name} above 1"
                 )

@@ -18,10 +18,13 @@ class ChannelSVD:
 
     name = "channel_svd"
 
+    def matrix_shape(self, layer: Layer) -> tuple[int, int]:
+        """(out, in k k)."""
+        return layer.dense.out_channels, layer.dense.parameters // layer.dense.out_channels
+
     def full_rank(self, layer: Layer) -> int:
-        """min(out, in k k)."""
-        dense = layer.dense
-        return min(dense.out_channels, dense.parameters // dense.out_channels)
+        """The smaller side of the matrix."""
+        return min(self.matrix_shape(layer))
 
     def stages(self, layer: Layer, rank: int) -> tuple[Stage, ...]:
         """k x k to `rank` channels, then 1 x 1."""

@@ -43,6 +43,9 @@ class Scheme(Protocol):
 
     name: str
 
+    def matrix_shape(self, layer: Layer) -> tuple[int, int]:
+        """(m, n) of the matrix that is decomposed."""
+
     def full_rank(self, layer: Layer) -> int:
         """The rank of the full decomposition."""
 

@@ -29,10 +29,14 @@ class SpatialSVD:
 
     name = "spatial_svd"
 
-    def full_rank(self, layer: Layer) -> int:
-        """min(out kw, in kh)."""
+    def matrix_shape(self, layer: Layer) -> tuple[int, int]:
+        """(out kw, in kh)."""
         dense = layer.dense
-        return min(dense.out_channels * dense.kernel[1], dense.in_channels * dense.kernel[0])
+        return dense.out_channels * dense.kernel[1], dense.in_channels * dense.kernel[0]
+
+    def full_rank(self, layer: Layer) -> int:
+        """The smaller side of the matrix."""
+        return min(self.matrix_shape(layer))
 
     def stages(self, layer: Layer, rank: int) -> tuple[Stage, ...]:
         """k x 1 to `rank` channels, then 1 x k."""

@@ -1,0 +1,159 @@
+"""RankRay from Python: start a search, go on with one, and load what it found."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import safetensors.torch
+from torch import nn
+
+from orchestrator.config.loading import check_config, read_config
+from orchestrator.config.schema import Config
+from orchestrator.preparation import prepare
+from orchestrator.progress import Observer, Silent
+from orchestrator.report import build_report
+from orchestrator.run_directory import RunDirectory
+from orchestrator.search_run import run_search
+from search_spaces.assembly import replace_layers
+from search_spaces.errors import ConfigError
+from search_spaces.layers import Layer
+from search_spaces.schemes.registry import schemes
+from search_spaces.survey import stage_of
+from workers.import_path import build
+
+__all__ = ["Run", "load_compressed", "load_run", "new_run_location", "resume", "search"]
+
+Location = str | PathLike[str]
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run directory that was read.
+
+    Attributes:
+        location: path or URI.
+        config: as it was checked.
+        result: `result.json`; None while the run is unfinished.
+        space: `space.json`.
+        evaluations: a row per scored candidate; `ranks` are tuples aligned to the layers of `space`.
+    """
+
+    location: str
+    config: Config
+    result: dict[str, Any] | None
+    space: dict[str, Any]
+    evaluations: pd.DataFrame
+
+
+def search(
+    config: Config | Mapping[str, Any] | Location,
+    run_dir: Location | None = None,
+    overrides: Sequence[str] = (),
+    observer: Observer | None = None,
+) -> Run:
+    """Runs one search to its end.
+
+    Args:
+        config: a YAML file, a mapping of the same shape, or a checked config.
+        run_dir: where the run is kept; by default a new folder below `runs/`.
+        overrides: `search.seed=3`, as `--set` takes them; for a file only.
+        observer: who watches; nobody by default.
+
+    Raises:
+        ConfigError: before anything starts, naming what is wrong.
+        RunStoppedError: the run ended early; `resume` goes on.
+    """
+    if isinstance(config, Config):
+        checked, name = config, "run"
+    elif isinstance(config, Mapping):
+        checked, name = check_config(config, "config"), "run"
+    else:
+        checked, name = read_config(Path(config), overrides), Path(config).stem
+    location = str(run_dir) if run_dir is not None else new_run_location(name)
+    prepared = prepare(checked)
+    run = RunDirectory.create(location, prepared)
+    run_search(prepared, run, observer or Silent())
+    return _finish(run)
+
+
+def resume(run_dir: Location, observer: Observer | None = None) -> Run:
+    """Goes on with a run that was stopped, with the same answer as if it had not been; a finished run is just read.
+
+    Raises:
+        ConfigError: it is no run, or its model or data are not what they were.
+    """
+    run = RunDirectory.open(str(run_dir))
+    if run.result() is not None:
+        return _finish(run)
+    prepared = prepare(run.config())
+    recorded = run.space()["fingerprints"]
+    for what, key in (("model", "model.checkpoint"), ("data", "data.train")):
+        if recorded[what] != prepared.fingerprints[what]:
+            raise ConfigError(
+                key, f"the {what} is not what this run began with; its scores would not fit: start a new run"
+            )
+    run_search(prepared, run, observer or Silent())
+    return _finish(run)
+
+
+def load_run(run_dir: Location) -> Run:
+    """Reads a run, finished or not.
+
+    Raises:
+        ConfigError: it is no run.
+    """
+    run = RunDirectory.open(str(run_dir))
+    data = run.data()
+    return Run(run.location, run.config(), data.result, data.space, data.evaluations)
+
+
+def load_compressed(run_dir: Location) -> nn.Module:
+    """The compressed network of a finished run: ordinary `Conv2d`, `Linear` and `Sequential` in the user's model.
+
+    Raises:
+        ConfigError: it is no run, or not finished.
+    """
+    run = RunDirectory.open(str(run_dir))
+    result = run.result()
+    if result is None:
+        raise ConfigError("run", f"{run.location} is not finished; `rankray resume {run.location}` goes on with it")
+    settings = run.config().model
+    model: nn.Module = build(settings.build, settings.arguments, "model.build", expected=nn.Module)
+    layers = [_layer(model, described) for described in run.space()["layers"]]
+    chosen = [schemes().get(result["schemes"][layer.name], "schemes") for layer in layers]
+    network = replace_layers(model, layers, chosen, tuple(result["ranks"][layer.name] for layer in layers))
+    network.load_state_dict(safetensors.torch.load(run.storage.read("model.safetensors")))
+    return network.eval()
+
+
+def new_run_location(name: str) -> str:
+    """A folder below `runs/` that does not exist yet."""
+    stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
+    taken = [path.name for path in Path("runs").glob("*")] if Path("runs").is_dir() else []
+    free = next(n for n in range(len(taken) + 1) if _numbered(name, stamp, n) not in taken)
+    return str(Path("runs") / _numbered(name, stamp, free))
+
+
+def _numbered(name: str, stamp: str, number: int) -> str:
+    return f"{name}-{stamp}" + (f"-{number}" if number else "")
+
+
+def _layer(model: nn.Module, described: Mapping[str, Any]) -> Layer:
+    module = model.get_submodule(described["name"])
+    stage = stage_of(module)
+    if stage is None:
+        raise ConfigError("model.build", f"{described['name']} is a {type(module).__name__} now; the model has changed")
+    return Layer(described["name"], stage, module.bias is not None, (), tuple(described["aliases"]))
+
+
+def _finish(run: RunDirectory) -> Run:
+    """Reads a finished run and writes its report."""
+    data = run.data()
+    run.storage.write("report.html", build_report([data]).encode())
+    return Run(run.location, run.config(), data.result, data.space, data.evaluations)

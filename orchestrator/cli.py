@@ -1,0 +1,159 @@
+"""The command line. A user's mistake is one line and exit status 2; a defect of ours keeps its traceback."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import click
+import typer
+from rich.console import Console
+
+from search_spaces.errors import RankRayError
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Finds the ranks at which a trained network should be factorised, on Ray.",
+)
+
+ConfigPath = Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML file; see examples/.")]
+Overrides = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key: --set search.seed=3")
+]
+RunPath = Annotated[str, typer.Argument(metavar="RUN", help="Run directory or URI.")]
+
+
+def main() -> None:
+    """Entry point of `rankray`."""
+    try:
+        status = app(standalone_mode=False)
+    except RankRayError as error:
+        print(f"rankray: {error}", file=sys.stderr)
+        status = error.exit_status
+    except click.ClickException as error:
+        error.show()
+        status = error.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        print("rankray: interrupted", file=sys.stderr)
+        status = 130
+    sys.exit(status)
+
+
+@app.command()
+def demo(
+    run_dir: Annotated[str | None, typer.Option(help="Where the run is kept; default: a new folder below runs/.")] = None,
+) -> None:
+    """The whole road in about a minute: train a small network on digits, search with mBS, report."""
+    from orchestrator.demo import run_demo
+
+    run_demo(run_dir, Console())
+
+
+@app.command()
+def plan(config: ConfigPath, overrides: Overrides = None) -> None:
+    """What a search would do: layers, costs, candidates, seconds."""
+    from orchestrator.config.loading import read_config
+    from orchestrator.plan import make_plan, show_plan
+    from orchestrator.preparation import prepare
+
+    prepared = prepare(read_config(config, overrides or ()))
+    show_plan(prepared, make_plan(prepared), Console())
+
+
+@app.command()
+def search(
+    config: ConfigPath,
+    run_dir: Annotated[str | None, typer.Option(help="Path or URI (s3://...); default: a new folder below runs/.")] = None,
+    overrides: Overrides = None,
+) -> None:
+    """One search; Ctrl-C leaves a run that `rankray resume` goes on with."""
+    from orchestrator import api
+    from orchestrator.progress import show_progress
+
+    console = Console()
+    location = run_dir or api.new_run_location(config.stem)
+    with show_progress(console) as observer:
+        run = api.search(config, location, overrides or (), observer)
+    _show_result(run, console)
+
+
+@app.command()
+def resume(run: RunPath) -> None:
+    """Go on where a run was stopped; the result is what it would have been."""
+    from orchestrator import api
+    from orchestrator.progress import show_progress
+
+    console = Console()
+    with show_progress(console) as observer:
+        finished = api.resume(run, observer)
+    _show_result(finished, console)
+
+
+@app.command()
+def report(
+    runs: Annotated[list[str], typer.Argument(metavar="RUN...", help="Run directories or URIs.")],
+    output: Annotated[
+        Path | None, typer.Option(help="HTML file; default: report.html in the run, or comparison.html for several.")
+    ] = None,
+) -> None:
+    """A self-contained HTML page of one run, or comparing several."""
+    from orchestrator.report import build_report
+    from orchestrator.run_directory import RunDirectory
+    from orchestrator.storage import Storage
+
+    opened = [RunDirectory.open(run) for run in runs]
+    page = build_report([run.data() for run in opened]).encode()
+    if output is None and len(opened) == 1:
+        opened[0].storage.write("report.html", page)
+        written = f"{opened[0].location}/report.html"
+    else:
+        path = output or Path("comparison.html")
+        Storage(str(path.parent), "--output").write(path.name, page)
+        written = str(path)
+    Console().print(f"wrote {written}", highlight=False, soft_wrap=True)
+
+
+@app.command()
+def export(
+    run: RunPath,
+    format: Annotated[str, typer.Option("--format", help="safetensors, torch-export or onnx.")] = "torch-export",
+    output: Annotated[Path | None, typer.Option(help="File; default: named after the run.")] = None,
+) -> None:
+    """The compressed network for others; torch-export and onnx run without RankRay."""
+    from orchestrator.export import export_run
+
+    written = export_run(run, format, output)
+    Console().print(f"wrote {written}", highlight=False, soft_wrap=True)
+
+
+def _show_result(run: Any, console: Console) -> None:
+    """The result in a few lines."""
+    for line in _result_lines(run.result):
+        console.print(line, highlight=False, soft_wrap=True)
+    console.print(f"run directory: {run.location} (report.html, result.json, model.safetensors)", soft_wrap=True)
+
+
+def _result_lines(result: dict[str, Any]) -> Sequence[str]:
+    lines = [
+        f"{result['evaluations']:,} candidates scored in {result['seconds']:,.1f} s by {result['search']}",
+        *(
+            f"{name}: C(r) = {cost['compression']:.4f} ({cost['dense']:,.0f} -> {cost['compressed']:,.0f})"
+            for name, cost in result["costs"].items()
+        ),
+    ]
+    for split in ("validation", "test"):
+        dense, compressed = (result["scores"][which].get(split) for which in ("dense", "compressed"))
+        if dense and compressed:
+            lines.append(
+                f"{split}: accuracy {dense['accuracy']:.4f} -> {compressed['accuracy']:.4f}, "
+                f"loss {dense['loss']:.4f} -> {compressed['loss']:.4f}"
+            )
+    if not result["in_window"]:
+        lines.append("no rank vector of the search lies in the window [C_d - tolerance, C_d]; this one came closest")
+    return lines

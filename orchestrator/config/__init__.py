@@ -1,0 +1,1 @@
+"""The config: YAML checked before anything starts, every mistake one line."""

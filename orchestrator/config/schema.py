@@ -1,0 +1,95 @@
+"""What a config may hold. The `search` block belongs to its method and is checked by that method's own model."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import Field, field_validator, model_validator
+
+from orchestrator.searches.settings import SearchSettings, Strict
+
+__all__ = ["ClusterSettings", "Config", "DataSettings", "ModelSettings"]
+
+
+class ModelSettings(Strict):
+    """The network.
+
+    Attributes:
+        build: `package.module:callable` that returns it (torchvision's as well: `torchvision.models:resnet18`).
+        arguments: keyword arguments of that callable.
+        checkpoint: a state dict (`.pt`, loaded with weights only) or `.safetensors`; none keeps what `build` returned.
+    """
+
+    build: str
+    arguments: dict[str, Any] = {}
+    checkpoint: str | None = None
+
+
+class Normalize(Strict):
+    """Per-channel normalisation of images in [0, 1]."""
+
+    mean: tuple[float, ...]
+    std: tuple[Annotated[float, Field(gt=0)], ...]
+
+    @model_validator(mode="after")
+    def _same_length(self) -> Normalize:
+        if len(self.mean) != len(self.std):
+            raise ValueError(f"mean has {len(self.mean)} channels, std has {len(self.std)}")
+        return self
+
+
+class DataSettings(Strict):
+    """The data.
+
+    Attributes:
+        train: where the validation batch is drawn from; see `workers.datasets` for the kinds of source.
+        test: what the result is judged on, before and after; never used to choose. None leaves it out.
+        normalize: of images from Parquet files, image folders and torchvision.
+        image_size: height and width to resize and crop to; None takes images as they are.
+        validation_size: images in the validation batch, drawn from train by the search's seed.
+        slice_size: samples per forward pass; None takes the validation batch at once.
+    """
+
+    train: dict[str, Any]
+    test: dict[str, Any] | None = None
+    normalize: Normalize | None = None
+    image_size: tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]] | None = None
+    validation_size: Annotated[int, Field(ge=1)] = 256
+    slice_size: Annotated[int, Field(ge=1)] | None = None
+
+
+class ClusterSettings(Strict):
+    """Where the work runs.
+
+    Attributes:
+        address: of a running Ray cluster; none starts one on this machine (or takes RAY_ADDRESS).
+        evaluators: how many, or `auto`: as many as the cluster's free CPUs hold.
+        threads_per_evaluator: torch threads, and CPUs that Ray counts, of each.
+        timeout_s: seconds without an answer after which an evaluator counts as hung.
+    """
+
+    address: str | None = None
+    evaluators: int | str = "auto"
+    threads_per_evaluator: Annotated[int, Field(ge=1)] = 1
+    timeout_s: Annotated[float, Field(gt=0)] = 300.0
+
+    @field_validator("evaluators")
+    @classmethod
+    def _auto_or_number(cls, value: int | str) -> int | str:
+        if value != "auto" and (isinstance(value, str) or value < 1):
+            raise ValueError(f"must be `auto` or a whole number from 1 on, not {value!r}")
+        return value
+
+
+class Config(Strict):
+    """A whole config; `search` is the settings model of its method.
+
+    Attributes:
+        metric: `package.module:function` of (outputs, batch), higher is better; recorded as `accuracy`.
+    """
+
+    model: ModelSettings
+    data: DataSettings
+    search: SearchSettings
+    metric: str = "workers.batch:accuracy"
+    cluster: ClusterSettings = ClusterSettings()

@@ -1,0 +1,135 @@
+"""Preparation: from a config to everything a search needs, with every mistake found before Ray starts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.data import Dataset
+
+from orchestrator.config.schema import Config
+from orchestrator.searches.contract import Problem
+from search_spaces.budgets import Budget
+from search_spaces.costs import COST_NAMES, rank_space
+from search_spaces.errors import ConfigError
+from search_spaces.rank_space import RankSpace
+from search_spaces.registry import nearest
+from search_spaces.schemes.contract import Scheme
+from search_spaces.schemes.registry import schemes
+from search_spaces.survey import Survey, survey
+from workers.batch import Batch, logits, run_model
+from workers.checkpoint import fingerprint, load_checkpoint
+from workers.datasets import check_labels, open_dataset
+from workers.import_path import build, import_object
+from workers.splits import collect, data_fingerprint, draw_validation
+
+__all__ = ["Prepared", "build_model", "prepare"]
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A checked config with what it names.
+
+    Attributes:
+        model: the dense network in eval mode, on the CPU.
+        found: its layers, and those left out.
+        schemes: one per layer.
+        problem: rank space, budget, objective and seed.
+        validation: the batch that candidates are scored on.
+        test: the test data, or None.
+        fingerprints: of the model's weights and of the validation batch: a resumed run must find the same.
+    """
+
+    config: Config
+    model: nn.Module
+    found: Survey
+    schemes: tuple[Scheme, ...]
+    problem: Problem
+    validation: Batch
+    test: Dataset[Any] | None
+    fingerprints: dict[str, str]
+
+    @property
+    def space(self) -> RankSpace:
+        """The rank space."""
+        return self.problem.space
+
+
+def build_model(config: Config) -> nn.Module:
+    """The config's network in eval mode, with its checkpoint.
+
+    Raises:
+        ConfigError: it cannot be built or its checkpoint does not fit.
+    """
+    model: nn.Module = build(config.model.build, config.model.arguments, "model.build", expected=nn.Module)
+    if config.model.checkpoint is not None:
+        load_checkpoint(model, config.model.checkpoint)
+    return model.cpu().eval().requires_grad_(False)
+
+
+def prepare(config: Config) -> Prepared:
+    """Builds and checks everything that a config names.
+
+    Raises:
+        ConfigError: naming the key or file, what is wrong, and what would be right.
+    """
+    limited = list(config.search.budget)
+    for name in limited:
+        if name not in COST_NAMES:
+            raise ConfigError(f"search.budget.{name}", f"unknown cost{nearest(name, list(COST_NAMES))}")
+    scheme = schemes().get(config.search.scheme, "search.scheme")
+    import_object(config.metric, "metric")
+    model = build_model(config)
+    train = _open(config, config.data.train, "data.train")
+    validation = collect(train, draw_validation(train, config.data.validation_size, config.search.seed))
+    test = None if config.data.test is None else _open(config, config.data.test, "data.test")
+    _check_fit(model, validation, train, test)
+    example = validation.example()
+    found = survey(
+        model,
+        lambda network: run_model(network, example.inputs),
+        include=config.search.include,
+        exclude=config.search.exclude,
+    )
+    chosen = (scheme,) * len(found.layers)
+    space = rank_space(found, chosen, binding=limited)
+    problem = Problem(space, Budget.of(config.search.limits, space), config.search.objective, config.search.seed)
+    fingerprints = {"model": fingerprint(model), "data": data_fingerprint(validation)}
+    return Prepared(config, model, found, chosen, problem, validation, test, fingerprints)
+
+
+def _open(config: Config, source: dict[str, Any], key: str) -> Dataset[Any]:
+    normalize = None if config.data.normalize is None else config.data.normalize.model_dump()
+    return open_dataset(source, normalize, config.data.image_size, key)
+
+
+def _check_fit(model: nn.Module, validation: Batch, train: Dataset[Any], test: Dataset[Any] | None) -> None:
+    """The model takes the images, its outputs are finite, and every label is one of its classes."""
+    example = validation.example()
+    try:
+        with torch.inference_mode():
+            outputs = run_model(model, example.inputs)
+    except ConfigError:
+        raise
+    except Exception as error:
+        shapes = _shapes(example)
+        reason = str(error).splitlines()[0] if str(error) else ""
+        raise ConfigError(
+            "data.train",
+            f"the model does not take inputs of {shapes}: {type(error).__name__}: {reason}; "
+            "data.image_size resizes images",
+        ) from None
+    scores = logits(outputs)
+    if not bool(torch.isfinite(scores).all()):
+        raise ConfigError("model", "the dense network's outputs are not finite on the first validation sample")
+    for dataset, key in ((train, "data.train"), (test, "data.test")):
+        if dataset is not None:
+            check_labels(dataset, scores.shape[-1], key)
+
+
+def _shapes(batch: Batch) -> str:
+    if isinstance(batch.inputs, dict):
+        return ", ".join(f"{name} {tuple(tensor.shape[1:])}" for name, tensor in batch.inputs.items())
+    return " x ".join(str(size) for size in batch.inputs.shape[1:])

@@ -1,0 +1,105 @@
+"""The result of a search: the compressed network, and `result.json`, which every method writes alike."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import safetensors.torch
+import torch
+from torch import nn
+
+from orchestrator.preparation import Prepared
+from orchestrator.searches.contract import Answer
+from search_spaces.assembly import assemble
+from search_spaces.costs import COST_NAMES
+from search_spaces.schemes.contract import Factors
+from workers.batch import Batch
+from workers.import_path import import_object
+from workers.scorer import Metric, judge_in_slices
+from workers.splits import batches
+
+__all__ = ["build_result", "compressed_network", "safetensors_bytes"]
+
+TEST_SLICE = 256
+"""Samples per forward pass on the test data where the config gives no slice size."""
+
+
+def compressed_network(prepared: Prepared, answer: Answer, factors: Mapping[str, Factors]) -> nn.Module:
+    """The answer as an ordinary module."""
+    return assemble(prepared.model, prepared.found.layers, prepared.schemes, answer.ranks, factors)
+
+
+def safetensors_bytes(prepared: Prepared, answer: Answer, network: nn.Module) -> bytes:
+    """The compressed network's state dict; ranks and schemes by layer are in the file's metadata."""
+    names = [layer.name for layer in prepared.found.layers]
+    metadata = {
+        "ranks": json.dumps(dict(zip(names, answer.ranks, strict=True))),
+        "schemes": json.dumps({name: scheme.name for name, scheme in zip(names, prepared.schemes, strict=True)}),
+    }
+    # Tied tensors are written once each: the format refuses shared memory.
+    tensors = {name: tensor.detach().clone().contiguous() for name, tensor in network.state_dict().items()}
+    return safetensors.torch.save(tensors, metadata)
+
+
+def build_result(
+    prepared: Prepared,
+    answer: Answer,
+    network: nn.Module,
+    evaluations: int,
+    seconds: float,
+    origin: Mapping[str, Any],
+) -> dict[str, Any]:
+    """`result.json`; scores before and after are taken by plain forward passes of the two networks.
+
+    Args:
+        evaluations: candidates that were scored.
+        seconds: the search took, over all its processes.
+        origin: provenance.
+    """
+    space, layers = prepared.space, prepared.found.layers
+    search = prepared.config.search
+    return {
+        "method": search.method,
+        "seed": search.seed,
+        "objective": search.objective,
+        "budget": dict(search.budget),
+        "in_window": answer.in_window,
+        "search": answer.search,
+        "ranks": {layer.name: rank for layer, rank in zip(layers, answer.ranks, strict=True)},
+        "schemes": {layer.name: scheme.name for layer, scheme in zip(layers, prepared.schemes, strict=True)},
+        "costs": {
+            name: {
+                "dense": space.dense_cost[name],
+                "compressed": space.cost(name, answer.ranks),
+                "compression": space.compression(name, answer.ranks),
+                "network": {
+                    "dense": space.network_cost(name, space.dense),
+                    "compressed": space.network_cost(name, answer.ranks),
+                },
+            }
+            for name in COST_NAMES
+        },
+        "scores": {"dense": _scores(prepared, prepared.model), "compressed": _scores(prepared, network)},
+        "metric": prepared.config.metric,
+        "evaluations": evaluations,
+        "seconds": seconds,
+        "provenance": dict(origin),
+    }
+
+
+def _scores(prepared: Prepared, network: nn.Module) -> dict[str, dict[str, float] | None]:
+    """Accuracy and loss on the validation batch and, where there is one, on the test data."""
+    metric: Metric = import_object(prepared.config.metric, "metric")
+    slice_size = prepared.config.data.slice_size
+
+    def judged(parts: Any) -> dict[str, float] | None:
+        values = judge_in_slices(network, parts, metric)
+        return None if values is None else {name: values[name] for name in ("accuracy", "loss")}
+
+    validation: Batch = prepared.validation
+    scores = {"validation": judged(validation.split(slice_size or len(validation)))}
+    if prepared.test is not None:
+        scores["test"] = judged(batches(prepared.test, slice_size or TEST_SLICE))
+    return scores

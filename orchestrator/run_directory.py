@@ -1,0 +1,161 @@
+"""The run directory: everything a run learned, readable without RankRay."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import yaml
+from filelock import FileLock, Timeout
+
+from orchestrator.config.loading import check_config, dump_config
+from orchestrator.config.schema import Config
+from orchestrator.evaluation_log import read_evaluations
+from orchestrator.preparation import Prepared
+from orchestrator.report import RunData
+from orchestrator.storage import Storage
+from search_spaces.costs import COST_NAMES
+from search_spaces.errors import ConfigError, RunStoppedError
+
+__all__ = ["RunDirectory"]
+
+
+class RunDirectory:
+    """Reads and writes the named files of one run.
+
+    Args:
+        location: a local path or a `pyarrow.fs` URI.
+        key: what to call it in messages.
+    """
+
+    def __init__(self, location: str, key: str = "--run-dir") -> None:
+        self.storage = Storage(location, key)
+        self.location, self._key = location, key
+
+    @classmethod
+    def create(cls, location: str, prepared: Prepared) -> RunDirectory:
+        """A new run directory with its config and space.
+
+        Raises:
+            ConfigError: it exists, or cannot be written to.
+        """
+        run = cls(location)
+        run.storage.create()
+        run.storage.write("space.json", _json(space_description(prepared)))
+        # The config is what makes a folder a run: it comes last, so that a run that was cut short here is none.
+        run.storage.write("config.yaml", dump_config(prepared.config).encode())
+        return run
+
+    @classmethod
+    def open(cls, location: str, key: str = "run") -> RunDirectory:
+        """An existing run.
+
+        Raises:
+            ConfigError: there is no run at this place.
+        """
+        run = cls(location, key)
+        missing = [name for name in ("config.yaml", "space.json") if not run.storage.exists(name)]
+        if missing:
+            what = "does not exist" if not run.storage.names() else f"is no run: it has no {' and no '.join(missing)}"
+            raise ConfigError(key, f"{location} {what}; a run directory is what `rankray search` writes")
+        return run
+
+    def config(self) -> Config:
+        """The run's config, checked again."""
+        name = f"{self.location}/config.yaml"
+        try:
+            raw = yaml.safe_load(self.storage.read("config.yaml"))
+        except yaml.YAMLError as error:
+            raise ConfigError(name, f"is not YAML: {error}") from None
+        if not isinstance(raw, dict):
+            raise ConfigError(name, "holds no mapping; restore it from a copy of the run")
+        return check_config(raw, name)
+
+    def space(self) -> dict[str, Any]:
+        """`space.json`: layers, layers left out, fingerprints."""
+        return self._load("space.json")
+
+    def result(self) -> dict[str, Any] | None:
+        """`result.json`, None while the run is unfinished."""
+        return self._load("result.json") if self.storage.exists("result.json") else None
+
+    def state(self) -> dict[str, Any] | None:
+        """`search_state.json`, None before the first level's end."""
+        return self._load("search_state.json") if self.storage.exists("search_state.json") else None
+
+    def write_state(self, state: dict[str, Any]) -> None:
+        """Writes `search_state.json`."""
+        self.storage.write("search_state.json", _json(state))
+
+    def write_result(self, result: dict[str, Any]) -> None:
+        """Writes `result.json`: the run is finished."""
+        self.storage.write("result.json", _json(result))
+
+    def data(self) -> RunData:
+        """The whole run, as its report wants it."""
+        return RunData(
+            name=self.location.rstrip("/").rpartition("/")[2],
+            config=yaml.safe_load(self.storage.read("config.yaml")),
+            space=self.space(),
+            result=self.result(),
+            evaluations=read_evaluations(self.storage),
+            state=self.state(),
+        )
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keeps a second process from working on the same local run.
+
+        Raises:
+            RunStoppedError: one does already.
+        """
+        folder = self.storage.local
+        if folder is None:
+            yield
+            return
+        lock = FileLock(folder / ".lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise RunStoppedError(f"{self.location}: another process works on this run; wait for it or end it") from None
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def _load(self, name: str) -> dict[str, Any]:
+        try:
+            loaded = json.loads(self.storage.read(name))
+        except ValueError as error:
+            raise ConfigError(f"{self.location}/{name}", f"is no JSON ({error}); restore it from a copy") from None
+        if not isinstance(loaded, dict):
+            raise ConfigError(f"{self.location}/{name}", "holds no JSON object; restore it from a copy")
+        return loaded
+
+
+def space_description(prepared: Prepared) -> dict[str, Any]:
+    """`space.json`: what may be chosen, what was left out and why, and what the run was made from."""
+    space = prepared.space
+    layers = [
+        {
+            "name": layer.name,
+            "aliases": list(layer.aliases),
+            "kind": "linear" if layer.linear else "conv",
+            "scheme": scheme.name,
+            "weight_shape": list(layer.dense.weight_shape),
+            "full_rank": ranks.full,
+            "useful_rank": ranks.useful,
+            "dense": {name: space.costs[name].of(index, None) for name in COST_NAMES},
+        }
+        for index, (layer, scheme, ranks) in enumerate(
+            zip(prepared.found.layers, prepared.schemes, space.layers, strict=True)
+        )
+    ]
+    left_out = [{"name": one.name, "reason": one.reason} for one in prepared.found.left_out]
+    return {"layers": layers, "left_out": left_out, "fingerprints": prepared.fingerprints}
+
+
+def _json(value: dict[str, Any]) -> bytes:
+    return (json.dumps(value, indent=1, allow_nan=True) + "\n").encode()

@@ -1,0 +1,216 @@
+"""One search from start or resumption to its result: the loop between a search, the pool and the run directory."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import ray
+
+from orchestrator.evaluation_log import EvaluationLog
+from orchestrator.pool import Pool, PoolEvents
+from orchestrator.preparation import Prepared
+from orchestrator.progress import Observer, Snapshot
+from orchestrator.provenance import provenance
+from orchestrator.ray_cluster import Cluster, connect
+from orchestrator.result import build_result, compressed_network, safetensors_bytes
+from orchestrator.run_directory import RunDirectory
+from orchestrator.searches.contract import Answer, Search
+from orchestrator.searches.objective import OBJECTIVES
+from orchestrator.searches.registry import search_methods
+from orchestrator.shared import share
+from search_spaces.candidates import Candidate
+from search_spaces.errors import ConfigError, CorruptedWeightsError, RunStoppedError
+from search_spaces.rank_space import RankVector
+from workers.evaluator import Evaluator, Shared
+from workers.factoriser import factors_from
+
+__all__ = ["run_search"]
+
+FLUSH_S = 5.0
+"""Seconds between Parquet files at first; they grow with the run, so that a week leaves hundreds, not a hundred thousand."""
+
+
+def run_search(prepared: Prepared, run: RunDirectory, observer: Observer) -> dict[str, Any]:
+    """Runs a search, new or resumed, to its end; everything it learns is in the run directory at once.
+
+    Returns:
+        The result, as `result.json` holds it.
+
+    Raises:
+        RunStoppedError: it ended early and can be resumed.
+        ConfigError: the start-up check failed, or no candidate could be scored.
+    """
+    origin = provenance(prepared.fingerprints)
+    settings = prepared.config.search
+    with run.locked(), connect(prepared.config.cluster) as cluster:
+        log = EvaluationLog(run.storage, prepared.space, next(iter(settings.budget)))
+        former = run.state() or {"search": None, "seconds": 0.0}
+        search = search_methods().get(settings.method, "search.method").start(
+            settings, prepared.problem, former["search"]
+        )
+        recorded = log.recover()
+        search.tell(recorded)
+        shared, factor_refs = share(prepared)
+        pool = _start_pool(prepared, shared, cluster, observer)
+        try:
+            _self_check(prepared, pool)
+            course = _Course(prepared, run, log, observer, former["seconds"], len(recorded))
+            course.follow(search, pool)
+        finally:
+            pool.close()
+        answer = search.best
+        if answer is None:
+            raise ConfigError("model", "not even the dense network could be scored; see `reason` in evaluations/")
+        factors = {
+            layer.name: factors_from(stored)
+            for layer, stored in zip(prepared.found.layers, ray.get(factor_refs), strict=True)
+        }
+        network = compressed_network(prepared, answer, factors)
+        result = build_result(prepared, answer, network, course.scored_in_all, course.seconds, origin)
+        run.storage.write("model.safetensors", safetensors_bytes(prepared, answer, network))
+        run.write_result(result)
+    return result
+
+
+def _start_pool(prepared: Prepared, shared: Shared, cluster: Cluster, observer: Observer) -> Pool:
+    threads = prepared.config.cluster.threads_per_evaluator
+    wanted = prepared.config.cluster.evaluators
+    size = cluster.evaluators_that_fit(threads) if wanted == "auto" else int(wanted)
+
+    def make(name: str) -> Any:
+        # Ray must neither restart nor retry: the pool does, with a count per candidate.
+        actor = ray.remote(num_cpus=threads, max_restarts=0, max_task_retries=0)(Evaluator)
+        return actor.remote(name, shared)
+
+    events = PoolEvents(lost=lambda name, cause: observer.say(f"{name} was lost: {cause}; its work goes to others"))
+    return Pool(make, size, timeout_s=prepared.config.cluster.timeout_s, events=events)
+
+
+def _self_check(prepared: Prepared, pool: Pool) -> None:
+    """Compares the evaluator with the assembled network on a few rank vectors before anything is scored.
+
+    Raises:
+        ConfigError: they differ, so the model's forward does something that scoring cannot follow.
+    """
+    space = prepared.space
+    halves = space.normalise([max(1, layer.useful // 2) for layer in space.layers])
+    every_other = tuple(rank if index % 2 else None for index, rank in enumerate(halves))
+    for check in ray.get(pool.first_ready().self_check.remote([space.dense, halves, every_other])):
+        if not check.agrees:
+            raise ConfigError(
+                "model",
+                f"scoring and the assembled network disagree (losses {_loss(check.fast)} and {_loss(check.plain)}): "
+                "its forward is random, keeps state, or changes its inputs; make it a function of its input",
+            )
+
+
+def _loss(values: Mapping[str, float] | None) -> str:
+    return "not finite" if values is None else f"{values['loss']:.6f}"
+
+
+@dataclass
+class _Course:
+    """Follows one search: passes candidates and scores on, and keeps the run directory up to date.
+
+    Attributes:
+        seconds_before: of former processes of the same run.
+        recorded: scores of former processes.
+    """
+
+    prepared: Prepared
+    run: RunDirectory
+    log: EvaluationLog
+    observer: Observer
+    seconds_before: float
+    recorded: int
+    scored: int = 0
+    _started: float = field(default_factory=time.monotonic)
+    _last_save: float = field(default_factory=time.monotonic)
+    _asked: dict[RankVector, Candidate] = field(default_factory=dict)
+    _first_compression: float | None = None
+
+    @property
+    def seconds(self) -> float:
+        """Seconds of the whole run until now."""
+        return self.seconds_before + time.monotonic() - self._started
+
+    @property
+    def scored_in_all(self) -> int:
+        """Candidates scored in the whole run."""
+        return self.recorded + self.scored
+
+    def follow(self, search: Search, pool: Pool) -> None:
+        """Goes on until the search is done.
+
+        Raises:
+            RunStoppedError: interrupted, out of space, out of evaluators, or the weights were written to.
+        """
+        try:
+            self._loop(search, pool)
+            pool.check_weights()
+        except CorruptedWeightsError:
+            self.log.set_aside()
+            raise
+        except KeyboardInterrupt:
+            self._save(search)
+            raise RunStoppedError(
+                f"interrupted after {self.scored_in_all:,} candidates; go on with `rankray resume {self.run.location}`"
+            ) from None
+        self._save(search)
+
+    def _loop(self, search: Search, pool: Pool) -> None:
+        while True:
+            level = search.level
+            fresh = search.ask()
+            self._asked.update({candidate.ranks: candidate for candidate in fresh})
+            pool.submit(fresh)
+            if search.done:
+                return
+            scores = pool.collect()
+            self.log.record([(self._asked.pop(score.ranks), score) for score in scores])
+            self.scored += len(scores)
+            search.tell(scores)
+            if scores:
+                self.observer.update(self._snapshot(search, pool))
+            if search.level > level:
+                self._at_level_end(search, pool)
+
+    def _at_level_end(self, search: Search, pool: Pool) -> None:
+        pool.check_weights()
+        if time.monotonic() - self._last_save > max(FLUSH_S, self.seconds / 100):
+            self._save(search)
+
+    def _save(self, search: Search) -> None:
+        self.log.flush()
+        self.run.write_state({"search": search.state(), "seconds": self.seconds})
+        self._last_save = time.monotonic()
+
+    def _snapshot(self, search: Search, pool: Pool) -> Snapshot:
+        best, problem = search.best, self.prepared.problem
+        cost, target = problem.budget.targets[0]
+        elapsed = time.monotonic() - self._started
+        compression = 0.0 if best is None else problem.space.compression(cost, best.ranks)
+        if self._first_compression is None:
+            self._first_compression = compression
+        done = compression - self._first_compression
+        left = elapsed * (target - compression) / done if done > 0.02 * target else None
+        return Snapshot(
+            level=search.level,
+            scored=self.scored,
+            recorded=self.recorded,
+            per_second=self.scored / elapsed if elapsed > 0 else 0.0,
+            best=_shown_value(best, problem.objective),
+            objective=problem.objective,
+            compression=compression,
+            target=target,
+            alive=len(pool.alive),
+            left_s=None if left is None else max(0.0, left),
+        )
+
+
+def _shown_value(best: Answer | None, objective: str) -> float | None:
+    """The objective's value as people know it: losses and divergences positive."""
+    return abs(OBJECTIVES[objective](best.score.values)) if best is not None and best.score.ok else None
