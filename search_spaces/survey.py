@@ -14,6 +14,7 @@ from torch.nn.utils import parametrize
 from search_spaces.errors import ConfigError
 from search_spaces.layers import Call, Layer, Stage
 from search_spaces.registry import nearest
+from search_spaces.replaceable import copy_of_structure, irreplaceable
 
 __all__ = ["LeftOut", "Survey", "survey"]
 
@@ -53,35 +54,42 @@ def survey(
     """Finds every `Conv2d` (groups = 1) and `Linear`; a shared module is one layer.
 
     Args:
-        model: in eval mode; it is run once and left as it was.
-        forward: runs the model on one sample (batch size 1).
+        model: left as it was: a copy that shares its parameters is run, in eval mode.
+        forward: runs the model that it is given on one sample (batch size 1). It is called at least twice: on the
+            model, and with cascades in the layers' places, to find the layers that cannot be replaced.
         include, exclude: shell patterns over dotted names (`layer3.*`); a layer is considered if one of
             `include` and none of `exclude` matches one of its names.
 
     Raises:
-        ConfigError: a pattern that matches no convolution or linear layer, or a model without any layer.
+        ConfigError: a pattern that matches no convolution or linear layer, a model without any layer, or one that
+            cannot be copied.
     """
-    names = _names_by_module(model)
-    calls = _record_calls(model, forward, list(names))
+    probe = copy_of_structure(model)
+    names = _names_by_module(probe)
+    calls = _record_calls(probe, forward, list(names))
     every_name = [name for aliases in names.values() for name in aliases]
     for key, patterns in (("search.include", include), ("search.exclude", exclude)):
         for pattern in patterns:
-            if not fnmatch.filter(every_name, pattern):
+            if every_name and not fnmatch.filter(every_name, pattern):
                 raise ConfigError(
                     key, f"pattern {pattern!r} matches no convolution or linear layer{nearest(pattern, every_name)}"
                 )
-    owners = _parameter_owners(model)
+    owners = _parameter_owners(probe)
     layers: list[Layer] = []
     left_out: list[LeftOut] = []
     for module, aliases in names.items():
-        stage = _stage(module)
+        stage = stage_of(module)
         reason = _reason_against(module, aliases, calls[module], owners, include, exclude)
         if reason is not None or stage is None:
             left_out.append(LeftOut(aliases[0], reason or "", stage, tuple(calls[module])))
             continue
         layers.append(Layer(aliases[0], stage, module.bias is not None, tuple(calls[module]), tuple(aliases[1:])))
+    for name, reason in irreplaceable(model, forward, layers).items():
+        layer = next(one for one in layers if one.name == name)
+        layers.remove(layer)
+        left_out.append(LeftOut(name, reason, layer.dense, layer.calls))
     if not layers:
-        reasons = "; ".join(f"{one.name}: {one.reason}" for one in left_out[:3])
+        reasons = "; ".join(f"{one.name or 'the model itself'}: {one.reason}" for one in left_out[:3])
         raise ConfigError("model", f"no layer can be factorised ({reasons or 'it has no Conv2d and no Linear'})")
     return Survey(tuple(layers), tuple(left_out))
 
@@ -110,8 +118,8 @@ def _record_calls(model: nn.Module, forward: Forward, modules: list[nn.Module]) 
     """Input sizes of every use of every module in one forward pass of one sample."""
     calls: dict[nn.Module, list[Call]] = {module: [] for module in modules}
 
-    def record(module: nn.Module, inputs: tuple[object, ...], output: object) -> None:
-        value = inputs[0] if inputs else None
+    def record(module: nn.Module, inputs: tuple[object, ...], named: dict[str, object], output: object) -> None:
+        value = inputs[0] if inputs else named.get("input")
         if not isinstance(value, torch.Tensor):
             return
         if isinstance(module, nn.Conv2d):
@@ -122,9 +130,9 @@ def _record_calls(model: nn.Module, forward: Forward, modules: list[nn.Module]) 
         else:
             calls[module].append(Call(0, 0))
 
-    handles = [module.register_forward_hook(record) for module in modules]
+    handles = [module.register_forward_hook(record, with_kwargs=True) for module in modules]
     try:
-        with without_fused_attention(), torch.inference_mode():
+        with without_fused_attention(), torch.no_grad():
             forward(model)
     finally:
         for handle in handles:
@@ -143,7 +151,7 @@ def without_fused_attention() -> Iterator[None]:
         torch.backends.mha.set_fastpath_enabled(enabled)
 
 
-def _stage(module: nn.Module) -> Stage | None:
+def stage_of(module: nn.Module) -> Stage | None:
     """Shape of a convolution or linear layer; None for anything else."""
     if isinstance(module, nn.Linear):
         return Stage(module.in_features, module.out_features, linear=True)
@@ -181,27 +189,42 @@ def _reason_against(
     hit = next((pattern for pattern in exclude for name in aliases if fnmatch.fnmatchcase(name, pattern)), None)
     if hit is not None:
         return f"search.exclude has {hit!r}"
-    return _reason_in_the_model(module, calls, owners)
+    return _reason_in_the_model(module, aliases, calls, owners)
 
 
 def _reason_in_the_model(
-    module: nn.Conv2d | nn.Linear, calls: list[Call], owners: dict[nn.Parameter, list[str]]
+    module: nn.Conv2d | nn.Linear, aliases: list[str], calls: list[Call], owners: dict[nn.Parameter, list[str]]
 ) -> str | None:
     """Why a Conv2d or Linear cannot be swapped for a cascade without changing what the model computes."""
-    base = nn.Linear if isinstance(module, nn.Linear) else nn.Conv2d
+    kind = type(module).__name__
+    if "" in aliases:
+        return "it is the whole model and has no parent to replace it in; wrap it in torch.nn.Sequential"
     if parametrize.is_parametrized(module):
         return "its weight is computed by a parametrization; remove that first (remove_parametrizations)"
-    if type(module).forward is not base.forward:
-        return f"{type(module).__name__} overrides {base.__name__}.forward"
+    changed = _changed_method(module)
+    if changed:
+        return f"{kind} has its own {changed}"
     if module._forward_pre_hooks or module._forward_hooks:
         return "it has forward hooks"
-    if module.weight.numel() == 0:
+    weight = module._parameters.get("weight")
+    if weight is None:
+        return "its weight is no parameter of its own"
+    if weight.numel() == 0:
         return "its weight is empty"
-    if not module.weight.is_floating_point():
-        return f"its weight is {module.weight.dtype}, not floating point"
+    if not weight.is_floating_point():
+        return f"its weight is {weight.dtype}, not floating point"
     if not calls:
         return "never called in a forward pass: its weight is read directly, or it is unused"
-    sharers = owners[module.weight]
+    sharers = owners[weight]
     if len(sharers) > 1:
         return f"its weight is tied between {' and '.join(sharers)}"
+    return None
+
+
+def _changed_method(module: nn.Conv2d | nn.Linear) -> str | None:
+    """The method by which a subclass or a patched instance computes something else than torch's layer does."""
+    base = nn.Linear if isinstance(module, nn.Linear) else nn.Conv2d
+    for method in ("forward", "_conv_forward", "__call__"):
+        if method in vars(module) or getattr(type(module), method, None) is not getattr(base, method, None):
+            return method
     return None
