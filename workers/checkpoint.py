@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 import zipfile
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -88,7 +89,9 @@ def _read_safetensors(path: Path, key: str) -> StateDict:
 
 def _read_torch(path: Path, head: bytes, key: str) -> object:
     try:
-        content: object = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():  # of formats that are then refused, in a line of our own
+            warnings.simplefilter("ignore")
+            content: object = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch.load raises whatever the damaged bytes lead it to (KeyError, EOFError, ...)
         found = _content_refused(error, head)
         if found is not None:
@@ -149,10 +152,10 @@ def _state_dict(content: object, path: Path, key: str) -> StateDict:
 
 
 def _without_prefix(given: StateDict, own: Mapping[str, torch.Tensor]) -> StateDict:
-    """Drops what every given name starts with, unless the model's own names start so too."""
+    """Drops what every given name starts with (one prefix or several), unless the model's own names start so too."""
     for prefix in PREFIXES:
         if all(name.startswith(prefix) for name in given) and not all(name.startswith(prefix) for name in own):
-            given = {name.removeprefix(prefix): value for name, value in given.items()}
+            return _without_prefix({name.removeprefix(prefix): value for name, value in given.items()}, own)
     return given
 
 
