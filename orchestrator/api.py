@@ -46,8 +46,8 @@ class Run:
 
     location: str
     config: Config
-    result: dict[str, Any] | None
-    space: dict[str, Any]
+    result: Mapping[str, Any] | None
+    space: Mapping[str, Any]
     evaluations: pd.DataFrame
 
 

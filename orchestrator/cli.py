@@ -47,7 +47,9 @@ def main() -> None:
 
 @app.command()
 def demo(
-    run_dir: Annotated[str | None, typer.Option(help="Where the run is kept; default: a new folder below runs/.")] = None,
+    run_dir: Annotated[
+        str | None, typer.Option(help="Where the run is kept; default: a new folder below runs/.")
+    ] = None,
 ) -> None:
     """The whole road in about a minute: train a small network on digits, search with mBS, report."""
     from orchestrator.demo import run_demo
@@ -69,7 +71,9 @@ def plan(config: ConfigPath, overrides: Overrides = None) -> None:
 @app.command()
 def search(
     config: ConfigPath,
-    run_dir: Annotated[str | None, typer.Option(help="Path or URI (s3://...); default: a new folder below runs/.")] = None,
+    run_dir: Annotated[
+        str | None, typer.Option(help="Path or URI (s3://...); default: a new folder below runs/.")
+    ] = None,
     overrides: Overrides = None,
 ) -> None:
     """One search; Ctrl-C leaves a run that `rankray resume` goes on with."""

@@ -14,7 +14,7 @@ from torch import nn
 
 from orchestrator import api
 from orchestrator.progress import show_progress
-from workers.datasets import digits
+from workers.digits import digits
 from workers.models import digits_cnn
 from workers.splits import collect
 
@@ -37,9 +37,9 @@ def run_demo(run_dir: str | None, console: Console) -> api.Run:
     before, after = (run.result["scores"][which]["test"]["accuracy"] for which in ("dense", "compressed"))
     costs = run.result["costs"]
     console.print(
-        f"{costs['parameters']['compression']:.1%} of the parameters and {costs['macs']['compression']:.1%} of the MACs are gone; "
-        f"test accuracy {before:.1%} -> {after:.1%}, nothing trained after; {run.result['evaluations']:,} candidates scored, "
-        f"{time.monotonic() - started:.0f} s in all",
+        f"{costs['parameters']['compression']:.1%} of the parameters and {costs['macs']['compression']:.1%} of the MACs "
+        f"are gone; test accuracy {before:.1%} -> {after:.1%}, nothing trained after; "
+        f"{run.result['evaluations']:,} candidates scored, {time.monotonic() - started:.0f} s in all",
         highlight=False,
         soft_wrap=True,
     )
@@ -52,8 +52,8 @@ def demo_config(checkpoint: Path) -> dict[str, Any]:
     return {
         "model": {"build": "workers.models:digits_cnn", "checkpoint": str(checkpoint)},
         "data": {
-            "train": {"dataset": "workers.datasets:digits", "arguments": {"split": "train"}},
-            "test": {"dataset": "workers.datasets:digits", "arguments": {"split": "test"}},
+            "train": {"dataset": "workers.digits:digits", "arguments": {"split": "train"}},
+            "test": {"dataset": "workers.digits:digits", "arguments": {"split": "test"}},
             "validation_size": 512,
         },
         "search": {

@@ -46,8 +46,8 @@ SCHEMA = pa.schema(
         "reason": pa.string(),
     }
 )
-"""Columns of `evaluations/*.parquet`. Rank lists are aligned to the layers of `space.json`, null is dense; `compression`
-is that of the budget's first cost; `changed` is a layer's name."""
+"""Columns of `evaluations/*.parquet`. Rank lists are aligned to the layers of `space.json`, null is dense;
+`compression` is that of the budget's first cost; `changed` is a layer's name."""
 
 _JOURNAL = "evaluations/journal.jsonl"
 _REMOTE_FLUSH_S = 5.0
@@ -95,7 +95,7 @@ class EvaluationLog:
     def flush(self) -> None:
         """Turns what was recorded since the last flush into a Parquet file.
 
-        The journal is emptied after the file is there; a crash in between leaves rows twice, and reading counts them once.
+        The journal is emptied after the file is there: a crash in between leaves rows twice, reading counts them once.
         """
         self._last_flush = time.monotonic()
         if not self._rows:
@@ -149,9 +149,11 @@ def read_evaluations(storage: Storage) -> pd.DataFrame:
         try:
             tables.append(pq.read_table(io.BytesIO(storage.read(f"evaluations/{name}"))))
         except pa.ArrowInvalid as error:
-            raise ConfigError(f"{storage.location}/evaluations/{name}", f"is no readable Parquet file: {error}") from None
+            raise ConfigError(
+                f"{storage.location}/evaluations/{name}", f"is no readable Parquet file: {error}"
+            ) from None
     tables.append(pa.Table.from_pylist(_read_journal(storage), SCHEMA))
-    frame = pa.concat_tables(tables, promote_options="default").to_pandas()
+    frame: pd.DataFrame = pa.concat_tables(tables, promote_options="default").to_pandas()
     # Older pandas turns a list with nulls into floats with NaN: tuples of whole numbers and None serve everybody.
     frame["ranks"] = frame["ranks"].map(_ranks)
     frame["parent"] = frame["parent"].map(lambda value: None if value is None else _ranks(value))

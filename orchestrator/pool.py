@@ -33,7 +33,7 @@ START_S = 300.0
 class _Call:
     """A call in flight."""
 
-    ref: ray.ObjectRef
+    ref: ray.ObjectRef[Any]
     work: Work
     sent: float
 
@@ -44,7 +44,7 @@ class _Worker:
 
     name: str
     actor: Any
-    ready: ray.ObjectRef | None
+    ready: ray.ObjectRef[Any] | None
     since: float
     calls: deque[_Call] = field(default_factory=deque)
 
@@ -188,7 +188,7 @@ class Pool:
         """Scores of the calls that a worker has answered; replaces it if it was lost or hangs."""
         scores: list[Score] = []
         try:
-            if worker.ready is not None and not self._has_started(worker):
+            if worker.ready is not None and not self._has_started(worker, worker.ready):
                 return []
             while worker.calls and ray.wait([worker.calls[0].ref], timeout=0)[0]:
                 scores += self._answer(worker, worker.calls[0])
@@ -202,14 +202,14 @@ class Pool:
             scores += self._replace(worker, str(error), "timeout")
         return scores
 
-    def _has_started(self, worker: _Worker) -> bool:
+    def _has_started(self, worker: _Worker, ready: ray.ObjectRef[Any]) -> bool:
         waited = time.monotonic() - worker.since
-        if not ray.wait([worker.ready], timeout=0)[0]:
+        if not ray.wait([ready], timeout=0)[0]:
             if waited > max(START_S, self._timeout_s) and not self.alive:
                 # While others work it may only be waiting for a free CPU, which is no reason to give it up.
                 raise EvaluationTimeoutError(worker.name, waited)
             return False
-        ray.get(worker.ready)
+        ray.get(ready)
         worker.ready = None
         self._events.joined(worker.name)
         return True
@@ -256,6 +256,6 @@ def _difference(parent: RankVector, ranks: RankVector) -> dict[int, Rank | None]
 
 
 def _one_line(error: BaseException) -> str:
-    """An error as one line. Of an actor whose constructor raised, the line that says what: the last of its traceback."""
+    """An error as one line; of an actor whose constructor raised, the line that says what: its traceback's last."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [""]
     return f"{type(error).__name__}: {lines[-1] if 'creation task' in lines[0] else lines[0]}"

@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.utils.data import Dataset
 
 from orchestrator.config.schema import Config
 from orchestrator.searches.contract import Problem
@@ -21,7 +20,7 @@ from search_spaces.schemes.registry import schemes
 from search_spaces.survey import Survey, survey
 from workers.batch import Batch, logits, run_model
 from workers.checkpoint import fingerprint, load_checkpoint
-from workers.datasets import check_labels, open_dataset
+from workers.datasets import PreparedDataset, check_labels, open_dataset
 from workers.import_path import build, import_object
 from workers.splits import collect, data_fingerprint, draw_validation
 
@@ -48,7 +47,7 @@ class Prepared:
     schemes: tuple[Scheme, ...]
     problem: Problem
     validation: Batch
-    test: Dataset[Any] | None
+    test: PreparedDataset | None
     fingerprints: dict[str, str]
 
     @property
@@ -85,7 +84,7 @@ def prepare(config: Config) -> Prepared:
     train = _open(config, config.data.train, "data.train")
     validation = collect(train, draw_validation(train, config.data.validation_size, config.search.seed))
     test = None if config.data.test is None else _open(config, config.data.test, "data.test")
-    _check_fit(model, validation, train, test)
+    _check_fit(model, validation, {"data.train": train, "data.test": test})
     example = validation.example()
     found = survey(
         model,
@@ -100,12 +99,12 @@ def prepare(config: Config) -> Prepared:
     return Prepared(config, model, found, chosen, problem, validation, test, fingerprints)
 
 
-def _open(config: Config, source: dict[str, Any], key: str) -> Dataset[Any]:
+def _open(config: Config, source: dict[str, Any], key: str) -> PreparedDataset:
     normalize = None if config.data.normalize is None else config.data.normalize.model_dump()
     return open_dataset(source, normalize, config.data.image_size, key)
 
 
-def _check_fit(model: nn.Module, validation: Batch, train: Dataset[Any], test: Dataset[Any] | None) -> None:
+def _check_fit(model: nn.Module, validation: Batch, datasets: dict[str, PreparedDataset | None]) -> None:
     """The model takes the images, its outputs are finite, and every label is one of its classes."""
     example = validation.example()
     try:
@@ -124,9 +123,10 @@ def _check_fit(model: nn.Module, validation: Batch, train: Dataset[Any], test: D
     scores = logits(outputs)
     if not bool(torch.isfinite(scores).all()):
         raise ConfigError("model", "the dense network's outputs are not finite on the first validation sample")
-    for dataset, key in ((train, "data.train"), (test, "data.test")):
-        if dataset is not None:
-            check_labels(dataset, scores.shape[-1], key)
+    check_labels(validation.labels, scores.shape[-1], "data.train")
+    for key, dataset in datasets.items():
+        if dataset is not None and dataset.labels is not None:
+            check_labels(dataset.labels, scores.shape[-1], key)
 
 
 def _shapes(batch: Batch) -> str:

@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import safetensors.torch
-import torch
 from torch import nn
 
 from orchestrator.preparation import Prepared

@@ -119,7 +119,9 @@ class RunDirectory:
         try:
             lock.acquire(timeout=0)
         except Timeout:
-            raise RunStoppedError(f"{self.location}: another process works on this run; wait for it or end it") from None
+            raise RunStoppedError(
+                f"{self.location}: another process works on this run; wait for it or end it"
+            ) from None
         try:
             yield
         finally:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import signal
+import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -30,7 +33,7 @@ from workers.factoriser import factors_from
 __all__ = ["run_search"]
 
 FLUSH_S = 5.0
-"""Seconds between Parquet files at first; they grow with the run, so that a week leaves hundreds, not a hundred thousand."""
+"""Seconds between Parquet files at first; they grow with the run, so that a week leaves hundreds of files."""
 
 
 def run_search(prepared: Prepared, run: RunDirectory, observer: Observer) -> dict[str, Any]:
@@ -48,13 +51,14 @@ def run_search(prepared: Prepared, run: RunDirectory, observer: Observer) -> dic
     with run.locked(), connect(prepared.config.cluster) as cluster:
         log = EvaluationLog(run.storage, prepared.space, next(iter(settings.budget)))
         former = run.state() or {"search": None, "seconds": 0.0}
-        search = search_methods().get(settings.method, "search.method").start(
-            settings, prepared.problem, former["search"]
+        search = (
+            search_methods().get(settings.method, "search.method").start(settings, prepared.problem, former["search"])
         )
         recorded = log.recover()
         search.tell(recorded)
+        size = _evaluators(prepared, cluster)  # before factorising takes CPUs for a moment
         shared, factor_refs = share(prepared)
-        pool = _start_pool(prepared, shared, cluster, observer)
+        pool = _start_pool(prepared, shared, size, observer)
         try:
             _self_check(prepared, pool)
             course = _Course(prepared, run, log, observer, former["seconds"], len(recorded))
@@ -75,10 +79,15 @@ def run_search(prepared: Prepared, run: RunDirectory, observer: Observer) -> dic
     return result
 
 
-def _start_pool(prepared: Prepared, shared: Shared, cluster: Cluster, observer: Observer) -> Pool:
-    threads = prepared.config.cluster.threads_per_evaluator
+def _evaluators(prepared: Prepared, cluster: Cluster) -> int:
     wanted = prepared.config.cluster.evaluators
-    size = cluster.evaluators_that_fit(threads) if wanted == "auto" else int(wanted)
+    return (
+        cluster.evaluators_that_fit(prepared.config.cluster.threads_per_evaluator) if wanted == "auto" else int(wanted)
+    )
+
+
+def _start_pool(prepared: Prepared, shared: Shared, size: int, observer: Observer) -> Pool:
+    threads = prepared.config.cluster.threads_per_evaluator
 
     def make(name: str) -> Any:
         # Ray must neither restart nor retry: the pool does, with a count per candidate.
@@ -149,8 +158,9 @@ class _Course:
             RunStoppedError: interrupted, out of space, out of evaluators, or the weights were written to.
         """
         try:
-            self._loop(search, pool)
-            pool.check_weights()
+            with _termination_interrupts():
+                self._loop(search, pool)
+                pool.check_weights()
         except CorruptedWeightsError:
             self.log.set_aside()
             raise
@@ -209,6 +219,23 @@ class _Course:
             alive=len(pool.alive),
             left_s=None if left is None else max(0.0, left),
         )
+
+
+@contextmanager
+def _termination_interrupts() -> Iterator[None]:
+    """Makes SIGTERM, by which batch systems announce the end, do what Ctrl-C does: save and stop."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def interrupt(_number: int, _frame: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _shown_value(best: Answer | None, objective: str) -> float | None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import ray
 
 from orchestrator.preparation import Prepared
@@ -12,7 +14,7 @@ from workers.shared_tensors import pack, skeleton, weights_of
 __all__ = ["share"]
 
 
-def share(prepared: Prepared) -> tuple[Shared, list[ray.ObjectRef]]:
+def share(prepared: Prepared) -> tuple[Shared, list[ray.ObjectRef[Any]]]:
     """Factorises every layer in parallel and stores everything once.
 
     Returns:

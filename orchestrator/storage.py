@@ -1,4 +1,4 @@
-"""Files of a run directory, on a local path or any `pyarrow.fs` URI: whole files atomically, and appending where possible."""
+"""Files of a run directory, on a local path or any `pyarrow.fs` URI: whole ones atomically, appending where possible."""
 
 from __future__ import annotations
 
@@ -131,8 +131,8 @@ class Storage:
 
     def _stopped(self, name: str, error: OSError) -> RunStoppedError:
         return RunStoppedError(
-            f"{self.location}/{name}: cannot be written: {_reason(error)}; what was scored until now is safe: make room, "
-            f"then `rankray resume {self.location}`"
+            f"{self.location}/{name}: cannot be written: {_reason(error)}; what was scored until now is safe: "
+            f"make room, then `rankray resume {self.location}`"
         )
 
 

@@ -28,10 +28,10 @@ def cascade(layer: Layer, stages: Sequence[Stage], like: nn.Module) -> nn.Sequen
     for position, stage in enumerate(stages):
         bias = layer.bias and position == len(stages) - 1
         if stage.linear:
-            modules.append(nn.utils.skip_init(nn.Linear, stage.in_channels, stage.out_channels, bias=bias, **options))  # type: ignore[no-untyped-call]
+            modules.append(nn.utils.skip_init(nn.Linear, stage.in_channels, stage.out_channels, bias=bias, **options))
             continue
         modules.append(
-            nn.utils.skip_init(  # type: ignore[no-untyped-call]
+            nn.utils.skip_init(
                 nn.Conv2d,
                 stage.in_channels,
                 stage.out_channels,

@@ -21,7 +21,7 @@ from workers.import_path import import_object
 from workers.scorer import Change, PlainScorer, judge
 from workers.shared_tensors import Stored, adopt, changed, checksums, unpack
 
-__all__ = ["Evaluator", "Shared", "SelfCheck"]
+__all__ = ["Evaluator", "SelfCheck", "Shared", "batch_to_tensors", "shared_checksums"]
 
 
 @dataclass(frozen=True)
@@ -40,10 +40,10 @@ class Shared:
         slice_size: samples per forward pass; None for the whole batch.
     """
 
-    skeleton: ray.ObjectRef
-    weights: ray.ObjectRef
-    factors: tuple[ray.ObjectRef, ...]
-    batch: ray.ObjectRef
+    skeleton: ray.ObjectRef[Any]
+    weights: ray.ObjectRef[Any]
+    factors: tuple[ray.ObjectRef[Any], ...]
+    batch: ray.ObjectRef[Any]
     checksums: dict[str, int]
     layers: tuple[Layer, ...]
     schemes: tuple[str, ...]

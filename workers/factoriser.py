@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import ray
 import torch
@@ -37,12 +38,12 @@ def factorise_layer(layer: Layer, scheme: str, weights: Mapping[str, Stored], th
 
 
 def factorise_in_parallel(
-    layers: Sequence[Layer], scheme_names: Sequence[str], weights: ray.ObjectRef, threads: int = 1
-) -> list[ray.ObjectRef]:
+    layers: Sequence[Layer], scheme_names: Sequence[str], weights: ray.ObjectRef[Any], threads: int = 1
+) -> list[ray.ObjectRef[Any]]:
     """Starts one task per layer; returns a reference to each layer's factors, in the layers' order."""
     task = ray.remote(num_cpus=threads, max_retries=2)(factorise_layer)
     return [
-        task.remote(layer, scheme, weights, threads)  # type: ignore[call-arg, arg-type]  # a reference resolves to its value
+        task.remote(layer, scheme, weights, threads)  # Ray passes the reference's value
         for layer, scheme in zip(layers, scheme_names, strict=True)
     ]
 

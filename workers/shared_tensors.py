@@ -50,7 +50,7 @@ def unpack(packed: Mapping[str, Stored]) -> dict[str, torch.Tensor]:
     tensors = {}
     for name, stored in packed.items():
         with warnings.catch_warnings():
-            # torch warns that the array is read-only and that it will write all the same: that is what checksums are for.
+            # torch warns that the array is read-only and that it may write all the same: checksums are for that.
             warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
             flat = torch.from_numpy(stored.array)
         tensors[name] = flat.view(getattr(torch, stored.dtype)).view(stored.shape)

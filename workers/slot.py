@@ -44,13 +44,11 @@ class Slot(nn.Module):
             if isinstance(stage, nn.Linear):
                 inputs = functional.linear(inputs, weight, bias)
             else:
-                inputs = stage._conv_forward(inputs, weight, bias)  # type: ignore[operator, union-attr]
+                inputs = stage._conv_forward(inputs, weight, bias)  # type: ignore[operator]
         return inputs
 
 
-def open_slots(
-    model: nn.Module, layers: list[Layer], schemes: list[Scheme], factors: dict[str, Factors]
-) -> list[Slot]:
+def open_slots(model: nn.Module, layers: list[Layer], schemes: list[Scheme], factors: dict[str, Factors]) -> list[Slot]:
     """Puts a slot in place of every layer of `model`, at all its names; returns them in the layers' order."""
     slots = []
     for layer, scheme in zip(layers, schemes, strict=True):

@@ -60,7 +60,8 @@ def check_config(raw: Mapping[str, Any], source: str) -> Config:
         raise ConfigError("search.method", f"is missing; known: {known}")
     method = search_methods().get(search["method"], "search.method")
     settings = _validated(method.settings, search, "search.")
-    return _validated(Config, {**expanded, "search": settings}, "")
+    config: Config = _validated(Config, {**expanded, "search": settings}, "")
+    return config
 
 
 def dump_config(config: Config) -> str:

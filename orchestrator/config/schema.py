@@ -21,7 +21,7 @@ class ModelSettings(Strict):
     """
 
     build: str
-    arguments: dict[str, Any] = {}
+    arguments: dict[str, Any] = Field(default_factory=dict)
     checkpoint: str | None = None
 
 

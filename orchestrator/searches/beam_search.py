@@ -195,7 +195,7 @@ class BeamSearch:
         self._children, self._done = [], True
 
     def _shrink_step(self) -> bool:
-        """s <- round(gamma s), and always less than before; False once it is 1."""
+        """S <- round(gamma s), and always less than before; False once it is 1."""
         self._step, old = min(round(self._setting.gamma * self._step), self._step - 1), self._step
         if self._step < 1:
             self._step = 1

@@ -61,9 +61,7 @@ def _start(settings: MBSSettings, problem: Problem, state: Mapping[str, Any] | N
         BeamSetting(one.step, one.beam_size, settings.tolerance, settings.gamma, settings.start, settings.tie_break)
         for one in settings.settings
     ]
-    searches = {
-        beam.name: BeamSearch(problem, beam, None if state is None else state.get(beam.name)) for beam in beams
-    }
+    searches = {beam.name: BeamSearch(problem, beam, None if state is None else state.get(beam.name)) for beam in beams}
     return SideBySide(searches, problem.objective)
 
 

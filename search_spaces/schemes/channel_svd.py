@@ -14,7 +14,7 @@ __all__ = ["ChannelSVD"]
 
 
 class ChannelSVD:
-    """Matrix: out x (in k k). The first stage carries stride, padding and dilation; for a linear layer, two linear ones."""
+    """Matrix: out x (in k k). The first stage carries stride, padding and dilation; a linear layer becomes two."""
 
     name = "channel_svd"
 
@@ -27,7 +27,7 @@ class ChannelSVD:
         return min(self.matrix_shape(layer))
 
     def stages(self, layer: Layer, rank: int) -> tuple[Stage, ...]:
-        """k x k to `rank` channels, then 1 x 1."""
+        """K x k to `rank` channels, then 1 x 1."""
         dense = layer.dense
         return (
             replace(dense, out_channels=rank),

@@ -39,7 +39,7 @@ class SpatialSVD:
         return min(self.matrix_shape(layer))
 
     def stages(self, layer: Layer, rank: int) -> tuple[Stage, ...]:
-        """k x 1 to `rank` channels, then 1 x k."""
+        """K x 1 to `rank` channels, then 1 x k."""
         dense = layer.dense
         if dense.kernel[1] == 1:
             return replace(dense, out_channels=rank), Stage(rank, dense.out_channels, linear=dense.linear)
