@@ -124,21 +124,17 @@ def open_dataset(
     return PreparedDataset(samples, to_tensor, key)
 
 
-def check_labels(labelled: object, num_classes: int, key: str) -> None:
+def check_labels(labels: NDArray[np.int64] | torch.Tensor, num_classes: int, key: str) -> None:
     """Labels must name outputs of the model.
 
     Args:
-        labelled: a data set or a batch: something with `labels`, an integer array or tensor of any shape. A data set
-            that does not tell its labels (None, or no such attribute) passes; check the batch read from it instead.
+        labels: integers of any shape: a data set's, or a batch's where the data set does not tell them.
         num_classes: outputs of the model.
         key: config key of the data set, for messages.
 
     Raises:
         ConfigError: a label outside 0 .. num_classes - 1, or labels that are no integers.
     """
-    labels = getattr(labelled, "labels", None)
-    if labels is None:
-        return
     values = np.asarray(labels.cpu() if isinstance(labels, torch.Tensor) else labels)
     if not np.issubdtype(values.dtype, np.integer):
         raise ConfigError(key, f"labels are {values.dtype}; class labels must be integers")

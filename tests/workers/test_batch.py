@@ -58,7 +58,8 @@ class TestBatch:
     def test_to_a_device_moves_inputs_and_labels(self) -> None:
         moved = _dict_batch(2).to("meta")
         assert moved.labels.is_meta
-        assert all(tensor.is_meta for tensor in moved.inputs.values())  # type: ignore[union-attr]
+        assert isinstance(moved.inputs, dict)
+        assert all(tensor.is_meta for tensor in moved.inputs.values())
         assert Batch(torch.rand(1, 2), torch.tensor([0])).to("meta").inputs.is_meta  # type: ignore[union-attr]
 
 
