@@ -9,6 +9,7 @@ instead of C(r); this follows the text. A rank never falls below 1: a step that 
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -92,10 +93,11 @@ class BeamSearch:
         self._beam: list[_Member] = []
         self._seen_in_window: _Member | None = None
         self._children: list[_Child] = []
+        self._wanted: frozenset[RankVector] = frozenset()
         self._scores: dict[RankVector, Score] = {}
         self._asked: set[RankVector] = set()
         if state is None:
-            self._children = [self._root()]
+            self._open([self._root()])
         else:
             self._restore(state)
 
@@ -117,7 +119,9 @@ class BeamSearch:
         member = self._beam[0]
         if not self._in_window(member):
             member = self._seen_in_window or max(self._beam, key=lambda one: self._gap(one.score.ranks))
-        return Answer(member.score.ranks, member.score, self._in_window(member), self._setting.name)
+        inside = self._in_window(member)
+        missing = 0.0 if inside else -self._setting.tolerance - self._gap(member.score.ranks)
+        return Answer(member.score.ranks, member.score, inside, self._setting.name, missing)
 
     def ask(self) -> list[Candidate]:
         """The level's candidates not asked for yet; equal rank vectors are asked for once."""
@@ -131,9 +135,8 @@ class BeamSearch:
 
     def tell(self, scores: Sequence[Score]) -> None:
         """Takes scores in any order; when the level is complete the search moves on."""
-        wanted = {child.candidate.ranks for child in self._children}
-        self._scores.update({score.ranks: score for score in scores if score.ranks in wanted})
-        if not self._done and len(self._scores) == len(wanted):
+        self._scores.update({score.ranks: score for score in scores if score.ranks in self._wanted})
+        if not self._done and len(self._scores) == len(self._wanted):
             self._finish_level()
 
     def state(self) -> dict[str, Any]:
@@ -152,10 +155,12 @@ class BeamSearch:
         self._beam = [_member_from_json(member) for member in state["beam"]]
         seen = state["seen_in_window"]
         self._seen_in_window = None if seen is None else _member_from_json(seen)
-        if not self._beam:
-            self._children = [self._root()]
-        elif not self._done:
+        if self._done:
+            return
+        if self._beam:
             self._open_level()
+        else:
+            self._open([self._root()])
 
     def _root(self) -> _Child:
         layers = self._problem.space.layers
@@ -168,7 +173,7 @@ class BeamSearch:
     def _finish_level(self) -> None:
         """Keeps the K best of the level that could be scored, then opens the next level or ends."""
         members = [_Member(child.steps, self._scores[child.candidate.ranks]) for child in self._children]
-        members = sorted((member for member in members if member.score.ok), key=self._order)
+        members = sorted((member for member in members if self._can_be_ranked(member)), key=self._order)
         self._level += 1
         if members:
             self._beam = members[: self._setting.beam_size]
@@ -183,19 +188,24 @@ class BeamSearch:
 
     def _open_level(self) -> None:
         """The beam's children as the new level; the step shrinks until there are some, or the search ends."""
-        self._scores, self._asked = {}, set()
-        self._children = self._expand()
-        while not self._children:
+        children = self._expand()
+        while not children:
             if not self._shrink_step():
                 self._end()
                 return
-            self._children = self._expand()
+            children = self._expand()
+        self._open(children)
+
+    def _open(self, children: list[_Child]) -> None:
+        self._children, self._scores, self._asked = children, {}, set()
+        self._wanted = frozenset(child.candidate.ranks for child in children)
 
     def _end(self) -> None:
-        self._children, self._done = [], True
+        self._open([])
+        self._done = True
 
     def _shrink_step(self) -> bool:
-        """S <- round(gamma s), and always less than before; False once it is 1."""
+        """Takes round(gamma s) for s, and always less than before; False once it is 1."""
         self._step, old = min(round(self._setting.gamma * self._step), self._step - 1), self._step
         if self._step < 1:
             self._step = 1
@@ -221,12 +231,16 @@ class BeamSearch:
                 children[steps] = _Child(steps, candidate)
         return list(children.values())
 
+    def _can_be_ranked(self, member: _Member) -> bool:
+        """Whether it was scored, and with a number: a NaN has no place in any order."""
+        return objective_value(self._problem.objective, member.score) > -math.inf
+
     def _order(self, member: _Member) -> tuple[float, float, bytes]:
         """Sort key: the objective, then the tie-break, then a hash of seed and ranks, which no arrival order moves."""
         score = member.score
         ties = {
             "rank": lambda: float(sum(member.steps)),
-            "loss": lambda: score.values["loss"],
+            "loss": lambda: math.inf if math.isnan(score.values["loss"]) else score.values["loss"],
             "compression": lambda: -self._gap(score.ranks),
         }
         drawn = hashlib.blake2b(f"{self._problem.seed}:{member.steps}".encode(), digest_size=8).digest()

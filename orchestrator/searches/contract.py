@@ -42,12 +42,14 @@ class Answer:
         score: its score.
         in_window: whether its compression lies in [C_d - tau, C_d].
         search: which search of several found it.
+        missing: compression that it lacks to be in the window; 0 inside.
     """
 
     ranks: RankVector
     score: Score
     in_window: bool
     search: str
+    missing: float = 0.0
 
 
 class Search(Protocol):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
@@ -20,5 +21,6 @@ OBJECTIVES: Mapping[str, Callable[[Mapping[str, float]], float]] = MappingProxyT
 
 
 def objective_value(objective: str, score: Score) -> float:
-    """The score's value under an objective: more is better; minus infinity for a candidate that failed."""
-    return OBJECTIVES[objective](score.values) if score.ok else float("-inf")
+    """The score's value under an objective: more is better; minus infinity where it failed or the value is NaN."""
+    value = OBJECTIVES[objective](score.values) if score.ok else -math.inf
+    return -math.inf if math.isnan(value) else value

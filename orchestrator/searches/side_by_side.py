@@ -41,12 +41,15 @@ class SideBySide:
 
     @property
     def best(self) -> Answer | None:
-        """The best answer: one inside its window before any outside, then by objective."""
+        """The best answer: one inside its window before any outside, what came closest there, then by objective."""
         answers = [search.best for search in self._searches.values()]
         found = [answer for answer in answers if answer is not None]
         if not found:
             return None
-        return max(found, key=lambda answer: (answer.in_window, objective_value(self._objective, answer.score)))
+        return max(
+            found,
+            key=lambda one: (one.in_window, -one.missing, objective_value(self._objective, one.score)),
+        )
 
     def ask(self) -> list[Candidate]:
         """What is new to the whole run; a candidate that was scored before is answered from memory."""
