@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from orchestrator.searches.beam_search import BeamSearch, BeamSetting, Start, TieBreak
 from orchestrator.searches.contract import Problem, SearchMethod
@@ -54,6 +54,17 @@ class MBSSettings(SearchSettings):
         if len(set((one.step, one.beam_size) for one in settings)) < len(settings):
             raise ValueError("a setting stands twice")
         return settings
+
+    @model_validator(mode="after")
+    def _dense_outside_the_window(self) -> MBSSettings:
+        """A window that reaches down to C(r) = 0 would make the dense network the answer."""
+        furthest = max(self.budget.values())
+        if furthest < 1 and self.tolerance >= furthest:
+            raise ValueError(
+                f"tolerance {self.tolerance:g} is not below C_d {furthest:g}, so that the dense network would do; "
+                "take a small part of C_d, such as 0.005"
+            )
+        return self
 
 
 def _start(settings: MBSSettings, problem: Problem, state: Mapping[str, Any] | None) -> SideBySide:

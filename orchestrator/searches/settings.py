@@ -14,9 +14,12 @@ __all__ = ["SearchSettings", "Strict"]
 
 
 class Strict(BaseModel):
-    """A config block: an unknown key is an error, values are checked as they are."""
+    """A config block: an unknown key is an error, and so is a number that is infinite or none.
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    Numbers may come as text: YAML reads `1e-3` as text, and so does everything that an environment variable gives.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class SearchSettings(Strict):
@@ -35,7 +38,7 @@ class SearchSettings(Strict):
     method: str
     scheme: str = "channel_svd"
     norm: Literal["weight"] = "weight"
-    budget: dict[str, Annotated[float, Field(strict=False)]]
+    budget: dict[str, float]
     objective: str = "accuracy"
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     include: tuple[str, ...] = ("*",)
