@@ -146,6 +146,22 @@ def test_make_says_which_python_it_needs(project: Path, tmp_path: Path, python: 
 
 
 @needs_make
+def test_make_says_when_torch_and_torchvision_do_not_fit(project: Path, tmp_path: Path) -> None:
+    for name in ("Makefile", "pyproject.toml", "constraints.txt"):
+        shutil.copy(project / name, tmp_path)
+    python = tmp_path / ".venv/bin/python"
+    python.parent.mkdir(parents=True)
+    python.write_text('#!/bin/sh\ntest "$1" = -m\n')  # installs whatever it is told to, and fails to import it
+    python.chmod(0o755)
+
+    made = subprocess.run(["make", "demo"], cwd=tmp_path, capture_output=True, text=True, check=False)
+
+    assert made.returncode != 0
+    assert "torch and torchvision in .venv do not fit each other" in made.stderr
+    assert not (tmp_path / ".venv/.installed").exists()
+
+
+@needs_make
 def test_make_installs_once(project: Path, tmp_path: Path) -> None:
     for name in ("Makefile", "pyproject.toml", "constraints.txt"):
         shutil.copy(project / name, tmp_path)
