@@ -33,7 +33,7 @@ class RankRayError(Exception):
     _rebuild: Callable[[], RankRayError]
 
     def __new__(cls, *arguments: Any, **named: Any) -> Self:
-        # Errors cross processes (Ray pickles them), and Exception would be rebuilt from its message alone.
+        """Keeps the arguments: errors cross processes, and Exception would be rebuilt from its message alone."""
         error = super().__new__(cls, *arguments)
         error._rebuild = functools.partial(cls, *arguments, **named)
         return error

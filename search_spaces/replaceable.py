@@ -45,13 +45,13 @@ def irreplaceable(model: nn.Module, forward: Forward, layers: Sequence[Layer]) -
     """
     try:
         return _run_replaced(model, forward, layers)
-    except Exception:  # noqa: BLE001 - whatever the user's forward raises is what is looked for
+    except Exception:
         reasons: dict[str, str] = {}
         kept: list[Layer] = []
         for layer in layers:
             try:
                 uncalled = _run_replaced(model, forward, [*kept, layer])
-            except Exception as error:  # noqa: BLE001
+            except Exception as error:
                 reasons[layer.name] = f"the model does not run with it replaced: {_one_line(error)}"
                 continue
             reasons.update(uncalled)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 # The first call of an operator loads libraries: a deadline per example would only measure that.
-settings.register_profile("rankray", deadline=None, max_examples=60)
+settings.register_profile("rankray", deadline=None, max_examples=40)
 settings.load_profile("rankray")
 
 Drawn = tuple[nn.Conv2d, torch.Tensor]

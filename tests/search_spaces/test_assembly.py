@@ -19,9 +19,7 @@ SPATIAL = schemes().get("spatial_svd", "search.scheme")
 each_scheme = pytest.mark.parametrize("scheme", [CHANNEL, SPATIAL], ids=lambda scheme: scheme.name)
 
 
-def _at_share(
-    model: nn.Module, found: Survey, scheme: Scheme, share: float
-) -> tuple[nn.Module, nn.Module]:
+def _at_share(model: nn.Module, found: Survey, scheme: Scheme, share: float) -> tuple[nn.Module, nn.Module]:
     """The assembled network at a share of full rank, and the dense one with the same truncated weights."""
     layers = found.layers
     factors = {layer.name: scheme.factorise(layer, model.get_parameter(f"{layer.name}.weight")) for layer in layers}

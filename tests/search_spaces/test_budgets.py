@@ -92,7 +92,7 @@ class TestInfeasible:
             Budget.of([Limit("parameters", 90)], SPACE)
 
     def test_any_one_of_several(self) -> None:
-        with pytest.raises(InfeasibleBudgetError, match="budget.macs"):
+        with pytest.raises(InfeasibleBudgetError, match=r"budget\.macs"):
             Budget.of([Limit("parameters", 0.5), Limit("macs", 0.9)], SPACE)
 
     @pytest.mark.parametrize("value", [200, 201, 1e6])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import pickle
 from collections.abc import Callable
 
@@ -13,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
+import workers.models
 from search_spaces.assembly import replace_layers
 from search_spaces.costs import COST_NAMES, ShapeCost, rank_space
 from search_spaces.rank_space import RankSpace
@@ -90,14 +90,12 @@ class TestPublishedNumbers:
         space = rank_space(found, [CHANNEL] * len(found.layers))
         assert space.network_cost("macs", space.dense) == macs
 
-    @pytest.mark.skipif(importlib.util.find_spec("workers.models") is None, reason="workers.models is not there")
     @pytest.mark.parametrize(
         ("depth", "macs", "parameters"),
         [(20, 40_551_040, 268_336), (32, 68_862_592, 461_872), (56, 125_485_696, 848_944)],
     )
     def test_cifar_networks(self, depth: int, macs: int, parameters: int) -> None:
-        models = pytest.importorskip("workers.models")
-        _, found = _surveyed(getattr(models, f"cifar_resnet{depth}"), 3, 32, 32)
+        _, found = _surveyed(getattr(workers.models, f"cifar_resnet{depth}"), 3, 32, 32)
         space = rank_space(found, [CHANNEL] * len(found.layers))
         assert space.network_cost("macs", space.dense) == macs
         assert space.network_cost("parameters", space.dense) == parameters

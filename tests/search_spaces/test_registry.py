@@ -18,7 +18,10 @@ def installed(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
     information.mkdir()
     (information / "METADATA").write_text("Metadata-Version: 2.1\nName: thirdparty\nVersion: 1.0\n")
     (information / "entry_points.txt").write_text(
-        "[rankray.shapes]\nhexagon = thirdparty_shapes:HEXAGON\nbroken = thirdparty_shapes:MISSING\nround = json:loads\n"
+        "[rankray.shapes]\n"
+        "hexagon = thirdparty_shapes:HEXAGON\n"
+        "broken = thirdparty_shapes:MISSING\n"
+        "round = json:loads\n"
     )
     (tmp_path / "thirdparty_shapes.py").write_text("HEXAGON = 6\n")
     monkeypatch.syspath_prepend(str(tmp_path))

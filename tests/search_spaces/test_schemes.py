@@ -49,9 +49,7 @@ class TestCascadesComputeTheTruncatedWeight:
         linear = nn.Linear(*sizes, bias=bias, dtype=torch.float64)
         self._check(scheme, linear, torch.randn(2, 3, sizes[0], dtype=torch.float64), share, 1e-10)
 
-    def _check(
-        self, scheme: Scheme, module: nn.Module, inputs: torch.Tensor, share: float, tolerance: float
-    ) -> None:
+    def _check(self, scheme: Scheme, module: nn.Module, inputs: torch.Tensor, share: float, tolerance: float) -> None:
         model = nn.Sequential(module)
         (layer,) = survey(model, lambda network: network(inputs[:1])).layers
         factors = scheme.factorise(layer, module.weight)
@@ -179,5 +177,5 @@ class TestHardWeights:
 
 def test_the_registry_knows_the_schemes() -> None:
     assert {"channel_svd", "spatial_svd"} <= set(schemes().names())
-    with pytest.raises(ConfigError, match="unknown scheme 'chanel_svd'; did you mean 'channel_svd'?"):
+    with pytest.raises(ConfigError, match=r"unknown scheme 'chanel_svd'; did you mean 'channel_svd'\?"):
         schemes().get("chanel_svd", "search.scheme")
