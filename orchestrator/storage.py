@@ -1,11 +1,13 @@
-"""Files of a run directory, on a local path or any `pyarrow.fs` URI: whole ones atomically, appending where possible."""
+"""Files of a run directory, local or at any `pyarrow.fs` URI: whole ones atomically, appending where possible."""
 
 from __future__ import annotations
 
 import errno
 import os
 from pathlib import Path
+from urllib.parse import urlsplit
 
+import pyarrow as pa
 from pyarrow import fs
 
 from search_spaces.errors import ConfigError, RunStoppedError
@@ -21,18 +23,23 @@ class Storage:
         key: what to call it in messages (`--run-dir`).
 
     Raises:
-        ConfigError: a URI that pyarrow does not know.
+        ConfigError: a URI that pyarrow does not know, or one with a password in it.
     """
 
     def __init__(self, location: str, key: str = "--run-dir") -> None:
+        if "://" in location and "@" in urlsplit(location).netloc:
+            # Messages, reports and results repeat the location.
+            raise ConfigError(
+                key, "holds a user name or password; give it in the environment (AWS_ACCESS_KEY_ID and the like)"
+            )
         self.location, self._key = location, key
         try:
             if "://" in location:
                 self._files, self._root = fs.FileSystem.from_uri(location)
             else:
                 self._files, self._root = fs.LocalFileSystem(), str(Path(location).absolute())
-        except (OSError, ValueError) as error:
-            raise ConfigError(key, f"{location!r} is no place to store a run: {error}") from None
+        except (OSError, ValueError, pa.ArrowException) as error:
+            raise ConfigError(key, f"{location!r} is no place to store a run: {_reason(error)}") from None
 
     @property
     def local(self) -> Path | None:
@@ -64,21 +71,34 @@ class Storage:
         try:
             found = self._files.get_file_info(selector)
         except OSError as error:
-            raise ConfigError(self._key, f"{self.location} cannot be read: {_reason(error)}") from None
+            raise self._unreadable(error) from None
         return sorted(info.base_name for info in found)
 
     def exists(self, name: str) -> bool:
-        """Whether there is such a file."""
-        return bool(self._files.get_file_info(f"{self._root}/{name}").type == fs.FileType.File)
+        """Whether there is such a file.
+
+        Raises:
+            ConfigError: the place cannot be reached.
+        """
+        try:
+            return bool(self._files.get_file_info(f"{self._root}/{name}").type == fs.FileType.File)
+        except OSError as error:
+            raise self._unreadable(error) from None
 
     def read(self, name: str) -> bytes:
         """A file's bytes.
 
         Raises:
             FileNotFoundError: there is no such file.
+            ConfigError: it cannot be read.
         """
-        with self._files.open_input_stream(f"{self._root}/{name}", compression=None) as stream:
-            data: bytes = stream.read()
+        try:
+            with self._files.open_input_stream(f"{self._root}/{name}", compression=None) as stream:
+                data: bytes = stream.read()
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            raise self._unreadable(error, f"/{name}") from None
         return data
 
     def write(self, name: str, data: bytes) -> None:
@@ -111,23 +131,29 @@ class Storage:
             return False
         try:
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            with open(folder / name, "ab", buffering=0) as stream:
+            with open(folder / name, "ab") as stream:  # buffered: it goes on until all is written, or raises
                 stream.write(data)
         except OSError as error:
             raise self._stopped(name, error) from error
         return True
 
-    def delete(self, name: str) -> None:
-        """Removes a file."""
-        self._files.delete_file(f"{self._root}/{name}")
-
     def rename(self, old: str, new: str) -> None:
-        """Renames a file."""
-        self._files.move(f"{self._root}/{old}", f"{self._root}/{new}")
+        """Renames a file.
+
+        Raises:
+            RunStoppedError: it cannot be renamed.
+        """
+        try:
+            self._files.move(f"{self._root}/{old}", f"{self._root}/{new}")
+        except OSError as error:
+            raise self._stopped(new, error) from error
 
     def _put(self, path: str, data: bytes) -> None:
         with self._files.open_output_stream(path, compression=None) as stream:
             stream.write(data)
+
+    def _unreadable(self, error: OSError, name: str = "") -> ConfigError:
+        return ConfigError(self._key, f"{self.location}{name} cannot be read: {_reason(error)}")
 
     def _stopped(self, name: str, error: OSError) -> RunStoppedError:
         return RunStoppedError(
@@ -154,7 +180,9 @@ def _replace_local(path: Path, data: bytes) -> None:
         os.close(folder)
 
 
-def _reason(error: OSError) -> str:
-    if error.errno == errno.ENOSPC:
+def _reason(error: Exception) -> str:
+    """What went wrong, in one line."""
+    number = error.errno if isinstance(error, OSError) else None
+    if number == errno.ENOSPC:
         return "no space left on the device"
-    return os.strerror(error.errno) if error.errno else str(error).splitlines()[0]
+    return os.strerror(number) if number else " ".join(str(error).split()) or type(error).__name__
