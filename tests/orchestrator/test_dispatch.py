@@ -1,0 +1,168 @@
+"""Dispatch: nothing is lost, nothing doubled, and a candidate that kills evaluators is found and given up."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from orchestrator.dispatch import LARGEST_GROUP, TARGET_S, Dispatch, Work
+from search_spaces.candidates import Candidate
+
+PARENTS = [(None, None), (5, None), (5, 5)]
+
+
+def children(parent: int, count: int) -> list[Candidate]:
+    return [Candidate((100 * parent + number, 0), PARENTS[parent], 0, 1) for number in range(count)]
+
+
+COUNTS = st.lists(st.integers(0, 40), min_size=1, max_size=len(PARENTS))
+SPEEDS = st.none() | st.sampled_from([1e-9, 1e-4, 0.01, 0.3, 20.0])
+
+
+def speed(dispatch: Dispatch, seconds: float | None) -> None:
+    if seconds is not None:
+        dispatch.took(seconds, 1)
+
+
+def drained(dispatch: Dispatch, evaluators: int = 2) -> list[Work]:
+    calls = []
+    while (work := dispatch.next(evaluators)) is not None:
+        calls.append(work)
+    return calls
+
+
+class TestNothingIsLost:
+    @given(COUNTS, SPEEDS, st.integers(1, 9))
+    def test_every_candidate_is_handed_out_once(
+        self, counts: list[int], seconds: float | None, evaluators: int
+    ) -> None:
+        dispatch = Dispatch()
+        speed(dispatch, seconds)
+        wanted = [one for parent, count in enumerate(counts) for one in children(parent, count)]
+        dispatch.add(wanted)
+        assert len(dispatch) == len(wanted)
+        given_out = Counter(one.ranks for work in drained(dispatch, evaluators) for one in work.candidates)
+        assert given_out == Counter(one.ranks for one in wanted)
+        assert len(dispatch) == 0
+
+    @given(COUNTS, SPEEDS, st.integers(1, 4), st.integers(0, 2**16))
+    def test_nor_where_evaluators_are_lost_at_any_moment(
+        self, counts: list[int], seconds: float | None, attempts: int, seed: int
+    ) -> None:
+        dispatch, drawn = Dispatch(attempts=attempts), random.Random(seed)
+        speed(dispatch, seconds)
+        wanted = [one for parent, count in enumerate(counts) for one in children(parent, count)]
+        dispatch.add(wanted)
+        ended: Counter[object] = Counter()
+        in_flight: list[Work] = []
+        while len(dispatch) or in_flight:
+            work = dispatch.next(2)
+            if work is not None:
+                in_flight.append(work)
+            if in_flight and drawn.random() < 0.7:
+                back = in_flight.pop(drawn.randrange(len(in_flight)))
+                over = dispatch.lost(back) if drawn.random() < 0.4 else back.candidates
+                ended.update(one.ranks for one in over)
+        assert ended == Counter(one.ranks for one in wanted)
+
+
+class TestGroups:
+    @given(COUNTS, SPEEDS, st.integers(1, 9))
+    def test_have_one_parent(self, counts: list[int], seconds: float | None, evaluators: int) -> None:
+        dispatch = Dispatch()
+        speed(dispatch, seconds)
+        dispatch.add([one for parent, count in enumerate(counts) for one in children(parent, count)])
+        for work in drained(dispatch, evaluators):
+            assert {one.parent for one in work.candidates} == {work.parent}
+
+    def test_a_candidate_without_a_parent_is_its_own(self) -> None:
+        dispatch = Dispatch()
+        dispatch.add([Candidate((None, None))])
+        assert dispatch.next(1) == Work((None, None), (Candidate((None, None)),))
+
+    def test_are_single_until_the_time_of_one_is_known(self) -> None:
+        dispatch = Dispatch()
+        dispatch.add(children(0, 40))
+        assert [len(dispatch.next(2).candidates) for _ in range(3)] == [1, 1, 1]  # type: ignore[union-attr]
+
+    @pytest.mark.parametrize(("seconds", "size"), [(TARGET_S / 5, 5), (TARGET_S * 9, 1), (1e-9, LARGEST_GROUP)])
+    def test_fill_the_target_time_up_to_a_limit(self, seconds: float, size: int) -> None:
+        dispatch = Dispatch()
+        speed(dispatch, seconds)
+        dispatch.add(children(0, 1000))
+        work = dispatch.next(2)
+        assert work is not None
+        assert len(work.candidates) == size
+
+    @given(st.integers(1, 200), st.integers(1, 8))
+    def test_leave_two_more_calls_for_every_evaluator(self, count: int, evaluators: int) -> None:
+        dispatch = Dispatch()
+        speed(dispatch, 1e-9)
+        dispatch.add(children(0, count))
+        while (waiting := len(dispatch)) and (work := dispatch.next(evaluators)):
+            assert len(work.candidates) <= -(-waiting // (2 * evaluators))
+
+    def test_shrink_towards_the_end(self) -> None:
+        dispatch = Dispatch()
+        speed(dispatch, 1e-9)
+        dispatch.add(children(0, 40))
+        sizes = [len(work.candidates) for work in drained(dispatch)]
+        assert sizes == sorted(sizes, reverse=True)
+        assert sizes[-1] == 1
+
+    def test_the_parent_with_the_most_left_comes_first(self) -> None:
+        dispatch = Dispatch()
+        dispatch.add(children(0, 2) + children(1, 3))
+        first = dispatch.next(1)
+        assert first is not None
+        assert first.parent == PARENTS[1]
+
+
+class TestLostWork:
+    def test_comes_back_one_by_one_and_before_what_is_new(self) -> None:
+        dispatch = Dispatch()
+        speed(dispatch, 1e-9)
+        dispatch.add(children(0, 20))
+        work = dispatch.next(1)
+        assert work is not None
+        assert len(work.candidates) == 10
+        assert dispatch.lost(work) == []
+        again = [dispatch.next(1) for _ in range(10)]
+        assert again == [Work(work.parent, (one,), 1) for one in work.candidates]
+        assert dispatch.next(1).attempt == 0  # type: ignore[union-attr]
+
+    @pytest.mark.parametrize("attempts", [1, 2, 3])
+    def test_is_given_up_after_so_many_attempts(self, attempts: int) -> None:
+        dispatch, killer = Dispatch(attempts=attempts), Candidate((3, None), PARENTS[0], 0, 1)
+        dispatch.add([killer])
+        tried = 0
+        while (work := dispatch.next(1)) is not None:
+            tried += 1
+            given_up = dispatch.lost(work)
+        assert (tried, given_up) == (attempts, [killer])
+
+    def test_innocent_candidates_of_a_killers_group_are_scored(self) -> None:
+        dispatch = Dispatch()
+        speed(dispatch, 1e-9)
+        wanted = children(0, 16)
+        dispatch.add(wanted)
+        scored, given_up = [], []
+        while (work := dispatch.next(1)) is not None:
+            if wanted[3] in work.candidates:
+                given_up += dispatch.lost(work)
+            else:
+                scored += work.candidates
+        assert given_up == [wanted[3]]
+        assert set(scored) == set(wanted) - {wanted[3]}
+
+
+def test_the_time_of_a_candidate_is_a_running_mean() -> None:
+    dispatch = Dispatch()
+    dispatch.took(2.0, 4)
+    assert dispatch.seconds_per_candidate == 0.5
+    dispatch.took(10.0, 10)
+    assert dispatch.seconds_per_candidate == pytest.approx(0.6)
