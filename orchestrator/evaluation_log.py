@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -66,8 +67,9 @@ class EvaluationLog:
 
     def __init__(self, storage: Storage, space: RankSpace, cost: str) -> None:
         self._storage, self._space, self._cost = storage, space, cost
-        self._parts = len([name for name in storage.names("evaluations") if name.endswith(".parquet")])
+        self._parts = 1 + max(map(_number, storage.names("evaluations")), default=-1)
         self._rows: list[Row] = []
+        self._unchecked: list[str] = []  # Parquet files written since the last flush from outside
         self._last_flush = time.monotonic()
 
     def recover(self) -> list[Score]:
@@ -75,6 +77,8 @@ class EvaluationLog:
         rows = _read_journal(self._storage)
         if rows:
             self._write_part(rows)
+        if self._storage.exists(_JOURNAL):
+            # Also without a whole row: what is appended to a torn line is lost with it.
             self._storage.write(_JOURNAL, b"")
         frame = read_evaluations(self._storage)
         return [_score(row) for row in frame.to_dict("records")]
@@ -90,14 +94,17 @@ class EvaluationLog:
         lines = "".join(json.dumps(row) + "\n" for row in rows)
         appended = not rows or self._storage.append(_JOURNAL, lines.encode())
         if not appended and time.monotonic() - self._last_flush > _REMOTE_FLUSH_S:
-            self.flush()
+            self._unchecked.append(self._write_part(self._rows))
+            self._rows = []
+            self._last_flush = time.monotonic()
 
     def flush(self) -> None:
-        """Turns what was recorded since the last flush into a Parquet file.
+        """Turns what was recorded since the last flush into a Parquet file; to be called when the weights are sound.
 
         The journal is emptied after the file is there: a crash in between leaves rows twice, reading counts them once.
         """
         self._last_flush = time.monotonic()
+        self._unchecked = []
         if not self._rows:
             return
         self._write_part(self._rows)
@@ -109,13 +116,19 @@ class EvaluationLog:
         """Takes what was recorded since the last flush out of the run: its scores cannot be trusted."""
         if self._storage.exists(_JOURNAL):
             self._storage.rename(_JOURNAL, f"evaluations/distrusted-{self._parts:06d}.jsonl")
-        self._rows = []
+            self._parts += 1  # a number is used once
+        for part in self._unchecked:
+            self._storage.rename(part, part.replace("part-", "distrusted-").removesuffix(".parquet"))
+        self._rows, self._unchecked = [], []
 
-    def _write_part(self, rows: list[Row]) -> None:
+    def _write_part(self, rows: list[Row]) -> str:
+        """Writes rows to a Parquet file of their own; returns its name."""
+        name = f"evaluations/part-{self._parts:06d}.parquet"
         buffer = io.BytesIO()
         pq.write_table(pa.Table.from_pylist(rows, SCHEMA), buffer, compression="zstd")
-        self._storage.write(f"evaluations/part-{self._parts:06d}.parquet", buffer.getvalue())
+        self._storage.write(name, buffer.getvalue())
         self._parts += 1
+        return name
 
     def _row(self, candidate: Candidate, score: Score) -> Row:
         space, ranks = self._space, candidate.ranks
@@ -148,9 +161,10 @@ def read_evaluations(storage: Storage) -> pd.DataFrame:
             continue
         try:
             tables.append(pq.read_table(io.BytesIO(storage.read(f"evaluations/{name}"))))
-        except pa.ArrowInvalid as error:
+        except (pa.ArrowException, OSError) as error:
+            reason = " ".join(str(error).split())
             raise ConfigError(
-                f"{storage.location}/evaluations/{name}", f"is no readable Parquet file: {error}"
+                f"{storage.location}/evaluations/{name}", f"is no readable Parquet file: {reason}"
             ) from None
     tables.append(pa.Table.from_pylist(_read_journal(storage), SCHEMA))
     frame: pd.DataFrame = pa.concat_tables(tables, promote_options="default").to_pandas()
@@ -173,15 +187,22 @@ def _read_journal(storage: Storage) -> list[Row]:
     return rows
 
 
+def _number(name: str) -> int:
+    """The number in `part-000007.parquet` or `distrusted-000007`; -1 where there is none."""
+    match = re.match(r"(?:part|distrusted)-(\d+)", name)
+    return int(match.group(1)) if match else -1
+
+
 def _ranks(values: Any) -> tuple[int | None, ...]:
     return tuple(None if value is None or value != value else int(value) for value in values)
 
 
 def _score(row: dict[Any, Any]) -> Score:
-    values = {name: float(row[name]) for name in ("accuracy", "loss", "kl") if row[name] == row[name]}
+    # Of a scored candidate every value is there: what pandas shows as missing is a NaN that the user's metric gave.
+    values = {name: float(row[name]) for name in ("accuracy", "loss", "kl")} if row["status"] == "ok" else {}
     return Score(
         row["ranks"],
-        values if row["status"] == "ok" else {},
+        values,
         float(row["seconds"]),
         row["worker"],
         row["status"],
