@@ -7,10 +7,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import yaml
 from filelock import FileLock, Timeout
 
-from orchestrator.config.loading import check_config, dump_config
+from orchestrator.config.loading import check_config, dump_config, parse_mapping
 from orchestrator.config.schema import Config
 from orchestrator.evaluation_log import read_evaluations
 from orchestrator.preparation import Prepared
@@ -64,14 +63,10 @@ class RunDirectory:
 
     def config(self) -> Config:
         """The run's config, checked again."""
-        name = f"{self.location}/config.yaml"
-        try:
-            raw = yaml.safe_load(self.storage.read("config.yaml"))
-        except yaml.YAMLError as error:
-            raise ConfigError(name, f"is not YAML: {error}") from None
-        if not isinstance(raw, dict):
-            raise ConfigError(name, "holds no mapping; restore it from a copy of the run")
-        return check_config(raw, name)
+        return check_config(self._raw_config(), f"{self.location}/config.yaml")
+
+    def _raw_config(self) -> dict[str, Any]:
+        return parse_mapping(self.storage.read("config.yaml"), f"{self.location}/config.yaml")
 
     def space(self) -> dict[str, Any]:
         """`space.json`: layers, layers left out, fingerprints."""
@@ -97,7 +92,7 @@ class RunDirectory:
         """The whole run, as its report wants it."""
         return RunData(
             name=self.location.rstrip("/").rpartition("/")[2],
-            config=yaml.safe_load(self.storage.read("config.yaml")),
+            config=self._raw_config(),
             space=self.space(),
             result=self.result(),
             evaluations=read_evaluations(self.storage),

@@ -18,7 +18,7 @@ from orchestrator.searches.registry import search_methods
 from search_spaces.errors import ConfigError
 from search_spaces.registry import nearest
 
-__all__ = ["check_config", "dump_config", "read_config"]
+__all__ = ["check_config", "dump_config", "parse_mapping", "read_config"]
 
 
 def read_config(path: Path, overrides: Sequence[str] = ()) -> Config:
@@ -36,10 +36,8 @@ def read_config(path: Path, overrides: Sequence[str] = ()) -> Config:
         beside = [one.name for one in path.parent.glob("*.y*ml")] if path.parent.is_dir() else []
         raise ConfigError(str(path), f"no such file{nearest(path.name, beside)}") from None
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(str(path), f"cannot be read: {error}") from None
-    raw = _parse(text, str(path))
-    if not isinstance(raw, dict):
-        raise ConfigError(str(path), "holds no mapping; a config starts with keys such as `model:` and `search:`")
+        raise ConfigError(str(path), f"cannot be read: {_one_line(error)}") from None
+    raw = parse_mapping(text, str(path))
     for override in overrides:
         _override(raw, override)
     return check_config(raw, str(path))
@@ -70,26 +68,59 @@ def dump_config(config: Config) -> str:
     return yaml.safe_dump(raw, sort_keys=False, allow_unicode=True)
 
 
-def _parse(text: str, where: str) -> Any:
+def parse_mapping(text: str | bytes, where: str) -> dict[str, Any]:
+    """The mapping that a config's YAML holds.
+
+    Args:
+        where: what to call it in messages.
+
+    Raises:
+        ConfigError: it is no YAML (the line is named), or no mapping.
+    """
+    raw = _parse(text, where)
+    if not isinstance(raw, dict):
+        raise ConfigError(where, "holds no mapping; a config starts with keys such as `model:` and `search:`")
+    return raw
+
+
+def _parse(text: str | bytes, where: str) -> Any:
     try:
         return yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:  # a ValueError: what looks like a date, and is none
         mark = getattr(error, "problem_mark", None)
         line = f"{where}, line {mark.line + 1}" if mark else where
-        raise ConfigError(line, f"is not YAML: {getattr(error, 'problem', None) or error}") from None
+        raise ConfigError(line, f"is not YAML: {getattr(error, 'problem', None) or _one_line(error)}") from None
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
 
 
 def _override(raw: dict[str, Any], override: str) -> None:
-    key, equals, value = override.partition("=")
-    if not equals or not key.strip():
+    """Sets one key; a number stands for a place in a list: `search.settings.0.step=3`."""
+    key, _, value = override.partition("=")
+    parts = [part.strip() for part in key.split(".")]
+    if "=" not in override or not all(parts):
         raise ConfigError(f"--set {override}", "is no override; write --set search.seed=3")
-    parts = key.strip().split(".")
     place: Any = raw
-    for part in parts[:-1]:
-        if not isinstance(place.get(part), dict):
-            place[part] = {}
-        place = place[part]
-    place[parts[-1]] = _parse(value, f"--set {override}")
+    for depth, part in enumerate(parts[:-1]):
+        index = _index(place, part, override)
+        inner = place[index] if isinstance(place, list) else place.get(index)
+        if isinstance(inner, list) and not parts[depth + 1].isdecimal():
+            inner = {}  # a list where the rest of the key wants a mapping: it is replaced
+        # A copy: what a YAML alias (`test: *train`) names elsewhere stays as it is.
+        place[index] = inner.copy() if isinstance(inner, dict | list) else {}
+        place = place[index]
+    place[_index(place, parts[-1], override)] = _parse(value, f"--set {override}")
+
+
+def _index(place: Any, part: str, override: str) -> Any:
+    """The key or list index that a part of an override's key means."""
+    if not isinstance(place, list):
+        return part
+    if int(part) >= len(place):
+        raise ConfigError(f"--set {override}", f"the list has no place {part}; its {len(place)} places count from 0")
+    return int(part)
 
 
 def _expand(value: Any, key: str) -> Any:
@@ -119,7 +150,7 @@ def _validated(model: type[Any], raw: Mapping[str, Any], prefix: str) -> Any:
         place = [str(part) for part in first["loc"]]
         message = _message(model, first)
         more = f" (and {len(faults) - 1} more to mend)" if len(faults) > 1 else ""
-        raise ConfigError(prefix + ".".join(place) or "config", message + more) from None
+        raise ConfigError((prefix + ".".join(place)).strip(".") or "config", message + more) from None
 
 
 def _message(model: type[BaseModel], fault: Any) -> str:
@@ -127,7 +158,9 @@ def _message(model: type[BaseModel], fault: Any) -> str:
         return f"unknown key{nearest(str(fault['loc'][-1]), _known_keys(model, fault['loc'][:-1]))}"
     if fault["type"] == "missing":
         return "is missing"
-    text = str(fault["msg"]).removeprefix("Value error, ").replace("a valid dictionary", "a mapping")
+    text = re.sub(r" or instance of \w+", "", str(fault["msg"]).removeprefix("Value error, "))
+    for theirs, ours in (("a valid dictionary", "a mapping"), ("a valid tuple", "a list"), ("a valid string", "text")):
+        text = text.replace(theirs, ours)
     given = fault.get("input")
     shown = "" if isinstance(given, dict | list | tuple) or fault["type"] == "value_error" else f", not {given!r}"
     return text[0].lower() + text[1:] + shown

@@ -73,12 +73,13 @@ class ClusterSettings(Strict):
     threads_per_evaluator: Annotated[int, Field(ge=1)] = 1
     timeout_s: Annotated[float, Field(gt=0)] = 300.0
 
-    @field_validator("evaluators")
+    @field_validator("evaluators", mode="before")
     @classmethod
-    def _auto_or_number(cls, value: int | str) -> int | str:
-        if value != "auto" and (isinstance(value, str) or value < 1):
+    def _auto_or_number(cls, value: object) -> object:
+        given = int(value) if isinstance(value, str) and value.isdecimal() else value
+        if given != "auto" and (not isinstance(given, int) or isinstance(given, bool) or given < 1):
             raise ValueError(f"must be `auto` or a whole number from 1 on, not {value!r}")
-        return value
+        return given
 
 
 class Config(Strict):
