@@ -37,8 +37,8 @@ def run_demo(run_dir: str | None, console: Console) -> api.Run:
     before, after = (run.result["scores"][which]["test"]["accuracy"] for which in ("dense", "compressed"))
     costs = run.result["costs"]
     console.print(
-        f"{costs['parameters']['compression']:.1%} of the parameters and {costs['macs']['compression']:.1%} of the MACs "
-        f"are gone; test accuracy {before:.1%} -> {after:.1%}, nothing trained after; "
+        f"{costs['parameters']['compression']:.1%} of the parameters and {costs['macs']['compression']:.1%} of the "
+        f"MACs are gone; test accuracy {before:.1%} -> {after:.1%}, nothing trained after; "
         f"{run.result['evaluations']:,} candidates scored, {time.monotonic() - started:.0f} s in all",
         highlight=False,
         soft_wrap=True,

@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import ray
@@ -27,8 +27,12 @@ from orchestrator.shared import share
 from search_spaces.candidates import Candidate
 from search_spaces.errors import ConfigError, CorruptedWeightsError, RunStoppedError
 from search_spaces.rank_space import RankVector
+from search_spaces.schemes.contract import Factors
 from workers.evaluator import Evaluator, Shared
 from workers.factoriser import factors_from
+from workers.import_path import import_object
+from workers.scoring import Subject, Way, choose_scoring
+from workers.shared_tensors import adopt, skeleton, weights_of
 
 __all__ = ["run_search"]
 
@@ -58,9 +62,13 @@ def run_search(prepared: Prepared, run: RunDirectory, observer: Observer) -> dic
         search.tell(recorded)
         size = _evaluators(prepared, cluster)  # before factorising takes CPUs for a moment
         shared, factor_refs = share(prepared)
+        factors = {
+            layer.name: factors_from(stored)
+            for layer, stored in zip(prepared.found.layers, ray.get(factor_refs), strict=True)
+        }
+        shared = replace(shared, way=_choose_way(prepared, factors, observer))
         pool = _start_pool(prepared, shared, size, observer)
         try:
-            _self_check(prepared, pool)
             course = _Course(prepared, run, log, observer, former["seconds"], len(recorded))
             course.follow(search, pool)
         finally:
@@ -68,10 +76,6 @@ def run_search(prepared: Prepared, run: RunDirectory, observer: Observer) -> dic
         answer = search.best
         if answer is None:
             raise ConfigError("model", "not even the dense network could be scored; see `reason` in evaluations/")
-        factors = {
-            layer.name: factors_from(stored)
-            for layer, stored in zip(prepared.found.layers, ray.get(factor_refs), strict=True)
-        }
         network = compressed_network(prepared, answer, factors)
         result = build_result(prepared, answer, network, course.scored_in_all, course.seconds, origin)
         run.storage.write("model.safetensors", safetensors_bytes(prepared, answer, network))
@@ -98,26 +102,28 @@ def _start_pool(prepared: Prepared, shared: Shared, size: int, observer: Observe
     return Pool(make, size, timeout_s=prepared.config.cluster.timeout_s, events=events)
 
 
-def _self_check(prepared: Prepared, pool: Pool) -> None:
-    """Compares the evaluator with the assembled network on a few rank vectors before anything is scored.
+def _choose_way(prepared: Prepared, factors: Mapping[str, Factors], observer: Observer) -> Way:
+    """How candidates are scored, checked against assembled networks before anything is scored.
 
     Raises:
-        ConfigError: they differ, so the model's forward does something that scoring cannot follow.
+        ConfigError: no way gives what the assembled network gives.
     """
     space = prepared.space
     halves = space.normalise([max(1, layer.useful // 2) for layer in space.layers])
-    every_other = tuple(rank if index % 2 else None for index, rank in enumerate(halves))
-    for check in ray.get(pool.first_ready().self_check.remote([space.dense, halves, every_other])):
-        if not check.agrees:
-            raise ConfigError(
-                "model",
-                f"scoring and the assembled network disagree (losses {_loss(check.fast)} and {_loss(check.plain)}): "
-                "its forward is random, keeps state, or changes its inputs; make it a function of its input",
-            )
-
-
-def _loss(values: Mapping[str, float] | None) -> str:
-    return "not finite" if values is None else f"{values['loss']:.6f}"
+    weights = weights_of(prepared.model)
+    subject = Subject(
+        lambda: adopt(skeleton(prepared.model), weights),
+        prepared.found.layers,
+        prepared.schemes,
+        factors,
+        prepared.validation,
+        import_object(prepared.config.metric, "metric"),
+        prepared.config.data.slice_size,
+    )
+    way, reason = choose_scoring(subject, [space.dense, halves])
+    if way == "plain":
+        observer.say(f"every candidate takes a whole forward pass, because {reason}; the answer is the same, later")
+    return way
 
 
 @dataclass

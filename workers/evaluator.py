@@ -10,18 +10,18 @@ import ray
 import torch
 from torch import nn
 
-from search_spaces.assembly import assemble
 from search_spaces.candidates import Score
 from search_spaces.layers import Layer
 from search_spaces.rank_space import RankVector
 from search_spaces.schemes.registry import schemes
-from workers.batch import Batch, run_model
+from workers.batch import Batch
 from workers.factoriser import factors_from
 from workers.import_path import import_object
-from workers.scorer import Change, PlainScorer, judge
+from workers.scorer import Change
+from workers.scoring import Subject, Way, make_scorer
 from workers.shared_tensors import Stored, adopt, changed, checksums, unpack
 
-__all__ = ["Evaluator", "SelfCheck", "Shared", "batch_to_tensors", "shared_checksums"]
+__all__ = ["Evaluator", "Shared", "batch_to_tensors", "shared_checksums"]
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,8 @@ class Shared:
         layers, schemes: the space's layers and their schemes' names.
         metric: import path of the metric.
         threads: torch threads of an evaluator.
-        slice_size: samples per forward pass; None for the whole batch.
+        slice_size: samples per forward pass, where the user set it.
+        way: how candidates are scored; the same for all, so that their scores compare.
     """
 
     skeleton: ray.ObjectRef[Any]
@@ -50,27 +51,7 @@ class Shared:
     metric: str
     threads: int
     slice_size: int | None = None
-
-
-@dataclass(frozen=True)
-class SelfCheck:
-    """The scorer's values beside those of the assembled network, for one rank vector.
-
-    Attributes:
-        fast: values of the scorer, None where they are not finite.
-        plain: values of one plain forward pass of the assembled network.
-    """
-
-    ranks: RankVector
-    fast: dict[str, float] | None
-    plain: dict[str, float] | None
-
-    @property
-    def agrees(self) -> bool:
-        """Whether losses differ by less than 1e-3 relative: far above rounding, far below a wrong layer."""
-        if self.fast is None or self.plain is None:
-            return self.fast is self.plain
-        return abs(self.fast["loss"] - self.plain["loss"]) <= 1e-3 * max(1.0, abs(self.plain["loss"]))
+    way: Way = "plain"
 
 
 class Evaluator:
@@ -87,21 +68,16 @@ class Evaluator:
         self._stored_weights: dict[str, Stored] = ray.get(shared.weights)
         self._stored_factors: list[dict[str, Stored]] = ray.get(list(shared.factors))
         self._stored_batch: dict[str, Stored] = ray.get(shared.batch)
-        self._batch = batch_from(self._stored_batch)
-        self._schemes = [schemes().get(scheme, "search.scheme") for scheme in shared.schemes]
-        self._factors = {
-            layer.name: factors_from(stored) for layer, stored in zip(shared.layers, self._stored_factors, strict=True)
-        }
-        self._metric = import_object(shared.metric, "metric")
-        self._scorer = PlainScorer(
-            self._dense_model(),
+        subject = Subject(
+            self._dense_model,
             shared.layers,
-            self._schemes,
-            self._factors,
-            self._batch,
-            self._metric,
+            [schemes().get(scheme, "search.scheme") for scheme in shared.schemes],
+            {layer.name: factors_from(one) for layer, one in zip(shared.layers, self._stored_factors, strict=True)},
+            batch_from(self._stored_batch),
+            import_object(shared.metric, "metric"),
             shared.slice_size,
         )
+        self._scorer = make_scorer(shared.way, subject)
 
     def ready(self) -> str:
         """Answers with its name once it can score."""
@@ -115,18 +91,6 @@ class Evaluator:
         """Names of the shared arrays that are not what they were when they were put; empty when all is well."""
         now = shared_checksums(self._shared.layers, self._stored_weights, self._stored_factors, self._stored_batch)
         return changed(self._shared.checksums, now)
-
-    def self_check(self, candidates: Sequence[RankVector]) -> list[SelfCheck]:
-        """Compares the scorer with plain forward passes of assembled networks."""
-        dense = self._dense_model()
-        checks = []
-        for ranks in candidates:
-            score = self._scorer.score(ranks, [{}])[0]
-            with torch.inference_mode():
-                network = assemble(dense, self._shared.layers, self._schemes, ranks, self._factors)
-                plain = judge(run_model(network, self._batch.inputs), self._batch, self._metric, None)
-            checks.append(SelfCheck(ranks, dict(score.values) if score.ok else None, plain))
-        return checks
 
     def _dense_model(self) -> nn.Module:
         return adopt(ray.get(self._shared.skeleton), unpack(self._stored_weights))

@@ -16,7 +16,7 @@ from search_spaces.schemes.contract import Factors, Scheme
 from workers.batch import Batch, logits, run_model
 from workers.slot import open_slots
 
-__all__ = ["Change", "Metric", "PlainScorer", "judge", "judge_in_slices"]
+__all__ = ["Change", "Metric", "PlainScorer", "child_of", "judge", "judge_in_slices"]
 
 Metric: TypeAlias = Callable[[object, Batch], float]
 """The user's judgement of a network: a function of its outputs and the batch; higher is better."""
@@ -61,7 +61,7 @@ class PlainScorer:
 
         A child whose forward raises, or whose outputs are not finite, gets a score that says so.
         """
-        return [self._score_one(_child(parent, change)) for change in changes]
+        return [self._score_one(child_of(parent, change)) for change in changes]
 
     def _score_one(self, ranks: RankVector) -> Score:
         started = time.perf_counter()
@@ -135,5 +135,6 @@ def judge(outputs: object, part: Batch, metric: Metric, reference: torch.Tensor 
     return values
 
 
-def _child(parent: RankVector, change: Change) -> RankVector:
+def child_of(parent: RankVector, change: Change) -> RankVector:
+    """The child's rank vector."""
     return tuple(change.get(index, rank) for index, rank in enumerate(parent))

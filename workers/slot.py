@@ -22,30 +22,37 @@ class Slot(nn.Module):
     Args:
         module: the dense layer.
         factors: of this layer; views of the object store are fine, they are only read.
+
+    Attributes:
+        rank: the rank in force; None is dense.
+        module, layer, scheme, factors: as given.
+        stages: modules of the cascade with shapes alone.
     """
+
+    stages: nn.Sequential
 
     def __init__(self, module: nn.Conv2d | nn.Linear, layer: Layer, scheme: Scheme, factors: Factors) -> None:
         super().__init__()
         self.rank: Rank | None = None
         self.module = module
-        self._layer, self._scheme, self._factors = layer, scheme, factors
+        self.layer, self.scheme, self.factors = layer, scheme, factors
         # Shapes alone: strides, padding and its mode are those of these modules, the weights come with each call.
-        self._stages = [cascade(layer, scheme.stages(layer, 1), module).to("meta")]
+        # Not registered: they are no part of the model.
+        self.__dict__["stages"] = cascade(layer, scheme.stages(layer, 1), module).to("meta")
 
-    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
-        """The layer's output at the slot's rank."""
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        """The layer's output at the slot's rank; the argument is called what torch's layers call it."""
         if self.rank is None:
-            output: torch.Tensor = self.module(inputs)
+            output: torch.Tensor = self.module(input)
             return output
-        weights = self._scheme.weights(self._layer, self._factors, self.rank)
-        stages = self._stages[0]
-        for position, (stage, weight) in enumerate(zip(stages, weights, strict=True)):
-            bias = self.module.bias if position == len(stages) - 1 else None
+        weights = self.scheme.weights(self.layer, self.factors, self.rank)
+        for position, (stage, weight) in enumerate(zip(self.stages, weights, strict=True)):
+            bias = self.module.bias if position == len(self.stages) - 1 else None
             if isinstance(stage, nn.Linear):
-                inputs = functional.linear(inputs, weight, bias)
+                input = functional.linear(input, weight, bias)
             else:
-                inputs = stage._conv_forward(inputs, weight, bias)  # type: ignore[operator]
-        return inputs
+                input = stage._conv_forward(input, weight, bias)  # type: ignore[operator]
+        return input
 
 
 def open_slots(model: nn.Module, layers: list[Layer], schemes: list[Scheme], factors: dict[str, Factors]) -> list[Slot]:

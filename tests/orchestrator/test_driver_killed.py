@@ -37,7 +37,7 @@ def driver(*arguments: str, project: Path) -> subprocess.Popen[str]:
 
 def recorded(run: Path) -> list[str]:
     """Every recorded rank vector, as often as it was recorded."""
-    parts = [pd.read_parquet(part)["ranks"].map(lambda ranks: json.dumps(_plain(ranks))) for part in run.glob("evaluations/*.parquet")]
+    parts = [pd.read_parquet(part)["ranks"] for part in run.glob("evaluations/*.parquet")]
     journal = run / "evaluations/journal.jsonl"
     lines = journal.read_text().splitlines() if journal.exists() else []
     rows = []
@@ -46,7 +46,7 @@ def recorded(run: Path) -> list[str]:
             rows.append(json.dumps(json.loads(line)["ranks"]))
         except ValueError:
             assert line == lines[-1], "only the last line may be torn"
-    return [row for part in parts for row in part] + rows
+    return [json.dumps(_plain(ranks)) for part in parts for ranks in part] + rows
 
 
 def _plain(ranks: list[float]) -> list[int | None]:
