@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,9 +20,11 @@ from search_spaces.schemes.contract import Scheme
 from search_spaces.schemes.registry import schemes
 from search_spaces.survey import Survey, survey
 from workers.batch import Batch, logits, run_model
+from workers.causes import cause
 from workers.checkpoint import fingerprint, load_checkpoint
 from workers.datasets import PreparedDataset, check_labels, open_dataset
 from workers.import_path import build, import_object
+from workers.scorer import judge_in_slices
 from workers.splits import collect, data_fingerprint, draw_validation
 
 __all__ = ["Prepared", "build_model", "prepare"]
@@ -81,10 +84,12 @@ def prepare(config: Config) -> Prepared:
     scheme = schemes().get(config.search.scheme, "search.scheme")
     import_object(config.metric, "metric")
     model = build_model(config)
+    fingerprints = {"model": fingerprint(model)}  # before it runs: some models write to themselves
     train = _open(config, config.data.train, "data.train")
-    validation = collect(train, draw_validation(train, config.data.validation_size, config.search.seed))
+    validation = collect(train, draw_validation(train, config.data.validation_size, config.search.seed), "data.train")
+    fingerprints["data"] = data_fingerprint(validation)
     test = None if config.data.test is None else _open(config, config.data.test, "data.test")
-    _check_fit(model, validation, {"data.train": train, "data.test": test})
+    _check_fit(config, model, validation, train, test)
     example = validation.example()
     found = survey(
         model,
@@ -95,7 +100,6 @@ def prepare(config: Config) -> Prepared:
     chosen = (scheme,) * len(found.layers)
     space = rank_space(found, chosen, binding=limited)
     problem = Problem(space, Budget.of(config.search.limits, space), config.search.objective, config.search.seed)
-    fingerprints = {"model": fingerprint(model), "data": data_fingerprint(validation)}
     return Prepared(config, model, found, chosen, problem, validation, test, fingerprints)
 
 
@@ -104,29 +108,65 @@ def _open(config: Config, source: dict[str, Any], key: str) -> PreparedDataset:
     return open_dataset(source, normalize, config.data.image_size, key)
 
 
-def _check_fit(model: nn.Module, validation: Batch, datasets: dict[str, PreparedDataset | None]) -> None:
-    """The model takes the images, its outputs are finite, and every label is one of its classes."""
-    example = validation.example()
+def _check_fit(
+    config: Config, model: nn.Module, validation: Batch, train: PreparedDataset, test: PreparedDataset | None
+) -> None:
+    """The model takes the samples, every label is one of its classes, and the metric judges its outputs.
+
+    The test data are used at the very end of a search; a search should not end with an error.
+    """
+    classes = _classes(model, validation.example(), "data.train")
+    check_labels(validation.labels, classes, "data.train")
+    if train.labels is not None:
+        check_labels(train.labels, classes, "data.train")
+    if test is not None:
+        first = collect(test, [0], "data.test")
+        _classes(model, first, "data.test")
+        check_labels(first.labels if test.labels is None else test.labels, classes, "data.test")
+    _check_metric(config, model, validation)
+
+
+def _classes(model: nn.Module, example: Batch, key: str) -> int:
+    """How many classes the model tells apart: it is run on one sample."""
     try:
         with torch.inference_mode():
             outputs = run_model(model, example.inputs)
     except ConfigError:
         raise
     except Exception as error:
-        shapes = _shapes(example)
-        reason = str(error).splitlines()[0] if str(error) else ""
         raise ConfigError(
-            "data.train",
-            f"the model does not take inputs of {shapes}: {type(error).__name__}: {reason}; "
-            "data.image_size resizes images",
+            key, f"the model does not take inputs of {_shapes(example)}: {cause(error)}; data.image_size resizes images"
         ) from None
     scores = logits(outputs)
-    if not bool(torch.isfinite(scores).all()):
-        raise ConfigError("model", "the dense network's outputs are not finite on the first validation sample")
-    check_labels(validation.labels, scores.shape[-1], "data.train")
-    for key, dataset in datasets.items():
-        if dataset is not None and dataset.labels is not None:
-            check_labels(dataset.labels, scores.shape[-1], key)
+    if scores.dim() < 2:
+        raise ConfigError("model", f"its output for one sample has the shape {tuple(scores.shape)}, not (1, classes)")
+    return int(scores.shape[-1])
+
+
+def _check_metric(config: Config, model: nn.Module, validation: Batch) -> None:
+    """The dense network can be judged on the whole validation batch."""
+    metric = import_object(config.metric, "metric")
+
+    def judged(outputs: object, batch: Batch) -> float:
+        try:
+            return float(metric(outputs, batch))
+        except Exception as error:
+            raise ConfigError(
+                "metric", f"{config.metric} raised {cause(error)}; give a function of (outputs, batch)"
+            ) from None
+
+    try:
+        values = judge_in_slices(model, validation.split(config.data.slice_size or len(validation)), judged)
+    except ConfigError:
+        raise
+    except Exception as error:
+        raise ConfigError(
+            "model", f"its forward raised {cause(error)} on the validation batch; data.slice_size makes it smaller"
+        ) from None
+    if values is None:
+        raise ConfigError("model", "the dense network's outputs are not finite on the validation batch")
+    if math.isnan(values["accuracy"]):
+        raise ConfigError("metric", f"{config.metric} gives NaN for the dense network")
 
 
 def _shapes(batch: Batch) -> str:
