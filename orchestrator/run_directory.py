@@ -91,7 +91,7 @@ class RunDirectory:
     def data(self) -> RunData:
         """The whole run, as its report wants it."""
         return RunData(
-            name=self.location.rstrip("/").rpartition("/")[2],
+            name=self.storage.name,
             config=self._raw_config(),
             space=self.space(),
             result=self.result(),
@@ -104,7 +104,7 @@ class RunDirectory:
         """Keeps a second process from working on the same local run.
 
         Raises:
-            RunStoppedError: one does already.
+            RunStoppedError: one does already, or the place cannot be locked.
         """
         folder = self.storage.local
         if folder is None:
@@ -117,6 +117,10 @@ class RunDirectory:
             raise RunStoppedError(
                 f"{self.location}: another process works on this run; wait for it or end it"
             ) from None
+        except (OSError, NotImplementedError) as error:
+            raise RunStoppedError(
+                f"{self.location}/.lock: cannot be locked: {error}; a run needs a place that it may write to"
+            ) from error
         try:
             yield
         finally:

@@ -42,6 +42,11 @@ class Storage:
             raise ConfigError(key, f"{location!r} is no place to store a run: {_reason(error)}") from None
 
     @property
+    def name(self) -> str:
+        """The folder's own name, without what leads to it and without a URI's options."""
+        return str(self._root).rstrip("/").rpartition("/")[2]
+
+    @property
     def local(self) -> Path | None:
         """The folder's path where it is local."""
         return Path(self._root) if isinstance(self._files, fs.LocalFileSystem) else None
