@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from rich.console import Console, Group
+from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table
 
 from orchestrator.config.schema import ClusterSettings
@@ -18,6 +20,7 @@ from orchestrator.searches.registry import search_methods
 from search_spaces.candidates import Candidate, Score
 from search_spaces.costs import COST_NAMES
 from search_spaces.layers import Layer
+from search_spaces.rank_space import RankSpace, RankVector
 from search_spaces.schemes.contract import Factors, Scheme
 from workers.import_path import import_object
 from workers.scorer import PlainScorer
@@ -27,6 +30,10 @@ __all__ = ["Plan", "make_plan", "show_plan"]
 
 _PROBES = 3
 _DRY_RUN_S = 20.0
+_ENDLESS = 100_000
+"""Characters of a line on which everything fits."""
+_NAME_WIDTH = 24
+"""Characters of a layer's name before it is broken to make room for numbers."""
 
 
 @dataclass(frozen=True)
@@ -114,49 +121,98 @@ def _evaluators(settings: ClusterSettings) -> int:
 
 def show_plan(prepared: Prepared, plan: Plan, console: Console) -> None:
     """Prints the plan."""
-    console.print(Group(_layer_table(prepared), *_left_out_tables(prepared)))
-    space = prepared.space
-    for name in COST_NAMES:
-        total = space.network_cost(name, space.dense)
-        console.print(
-            f"{name}: {space.dense_cost[name]:,.0f} in the layers above, {total:,.0f} in all convolutions and linear layers; "
-            f"compression C(r) up to {space.compression(name, space.smallest):.4f} is within reach",
-            highlight=False,
-        )
+    for table in (_layer_table(prepared, console), *_left_out_tables(prepared), _cost_table(prepared)):
+        console.print(table)
     least = "" if plan.complete else "at least "
     console.print(
-        f"search: {prepared.config.search.method}, {least}{plan.candidates:,} candidates (a dry run with made-up scores; "
-        f"the real number differs), {plan.seconds_per_candidate * 1e3:,.0f} ms each here, "
+        f"search: {prepared.config.search.method}, {least}{plan.candidates:,} candidates (a dry run with made-up "
+        f"scores; the real number differs), {plan.seconds_per_candidate * 1e3:,.3g} ms each here, "
         f"{plan.evaluators} evaluator{'s' * (plan.evaluators != 1)}: {least}about {duration(plan.seconds)}",
         highlight=False,
     )
 
 
-def _layer_table(prepared: Prepared) -> Table:
+def _layer_table(prepared: Prepared, console: Console) -> Table:
+    """The layers; where the terminal is narrow, only the costs that the budget limits, then no shapes either."""
+    limited = [name for name in COST_NAMES if name in prepared.config.search.budget]
+    longest = max(len(_names(layer)) for layer in prepared.found.layers)
+    for costs in (COST_NAMES, limited):
+        table = _layers(prepared, costs, shapes=True)
+        unbroken = Measurement.get(console, console.options.update(width=_ENDLESS), table).maximum
+        if unbroken - max(0, longest - _NAME_WIDTH) <= console.width:
+            return table
+    return _layers(prepared, limited, shapes=False)
+
+
+def _layers(prepared: Prepared, costs: Sequence[str], *, shapes: bool) -> Table:
     space = prepared.space
-    table = Table(title=f"{len(space.layers)} layers", title_justify="left")
-    for heading in ("layer", "scheme", "weight"):
-        table.add_column(heading, no_wrap=heading == "layer")
-    for heading in ("full rank", "break-even", *COST_NAMES):
-        table.add_column(heading, justify="right")
-    for index, (layer, scheme, ranks) in enumerate(
-        zip(prepared.found.layers, prepared.schemes, space.layers, strict=True)
-    ):
+    schemes = ", ".join(sorted({scheme.name for scheme in prepared.schemes}))
+    table = _table(f"{len(space.layers)} layers, {schemes}", "layer")
+    if shapes:
+        table.add_column("weight", no_wrap=True)
+    for heading in ("full rank", "break-even", *costs):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for index, (layer, ranks) in enumerate(zip(prepared.found.layers, space.layers, strict=True)):
         table.add_row(
-            " = ".join((layer.name, *layer.aliases)),
-            scheme.name,
-            " x ".join(map(str, layer.dense.weight_shape)),
+            _names(layer),
+            *(["x".join(map(str, layer.dense.weight_shape))] if shapes else []),
             str(ranks.full),
             str(ranks.useful) if ranks.useful else "stays dense",
-            *(f"{space.costs[name].of(index, None):,.0f}" for name in COST_NAMES),
+            *(_short(space.costs[name].of(index, None)) for name in costs),
         )
     return table
 
 
+def _names(layer: Layer) -> str:
+    return " = ".join((layer.name, *layer.aliases))
+
+
 def _left_out_tables(prepared: Prepared) -> list[Table]:
-    if not prepared.found.left_out:
+    left_out = prepared.found.left_out
+    if not left_out:
         return []
-    table = Table("left out", "reason", title=f"{len(prepared.found.left_out)} left out", title_justify="left")
-    for one in prepared.found.left_out:
-        table.add_row(one.name, one.reason)
+    table = _table(f"{len(left_out)} left out", "layer")
+    table.add_column("reason")
+    for one in left_out:
+        table.add_row(one.name or "(the model)", one.reason)
     return [table]
+
+
+def _cost_table(prepared: Prepared) -> Table:
+    """Every cost, and how far it can be brought down: a layer may stay dense where rank 1 costs more."""
+    space = prepared.space
+    table = _table("costs of convolutions and linear layers", "cost")
+    for heading in ("these layers", "whole network", "C(r) in reach"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for name in COST_NAMES:
+        least = space.compression(name, _cheapest(space, name))
+        table.add_row(
+            name,
+            f"{space.dense_cost[name]:,.0f}",
+            f"{space.network_cost(name, space.dense):,.0f}",
+            f"up to {least:.4f}" if least > 0 else "no rank lowers it",
+        )
+    return table
+
+
+def _cheapest(space: RankSpace, name: str) -> RankVector:
+    """The rank vector with the lowest cost: rank 1 in every layer that it makes cheaper."""
+    of = space.costs[name].of
+    return tuple(
+        1 if layer.useful and of(index, 1) < of(index, None) else None for index, layer in enumerate(space.layers)
+    )
+
+
+def _table(title: str, first: str) -> Table:
+    """A table without frame, whose first column alone wraps: its names may be long, the numbers are not."""
+    table = Table(title=f"\n{title}", title_justify="left", box=None, padding=(0, 2, 0, 0))
+    table.add_column(first, overflow="fold")
+    return table
+
+
+def _short(count: float) -> str:
+    """A count with three digits: `432`, `2.36 M`."""
+    for unit, size in (("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if count >= 0.9995 * size:
+            return f"{count / size:.3g} {unit}"
+    return f"{count:.0f}"
