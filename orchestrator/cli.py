@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -143,9 +143,14 @@ def _show_result(run: Any, console: Console) -> None:
     console.print(f"run directory: {run.location} (report.html, result.json, model.safetensors)", soft_wrap=True)
 
 
+def _skipped(result: Mapping[str, Any]) -> str:
+    return f", {result['skipped']:,} skipped by screening," if result.get("skipped") else ""
+
+
 def _result_lines(result: dict[str, Any]) -> Sequence[str]:
+    scored = f"{result['evaluations']:,} candidates scored{_skipped(result)}"
     lines = [
-        f"{result['evaluations']:,} candidates scored in {result['seconds']:,.1f} s by {result['search']}",
+        f"{scored} in {result['seconds']:,.1f} s by {result['search']}",
         *(
             f"{name}: C(r) = {cost['compression']:.4f} ({cost['dense']:,.0f} -> {cost['compressed']:,.0f})"
             for name, cost in result["costs"].items()

@@ -15,10 +15,14 @@ from search_spaces.rank_space import RankVector
 
 __all__ = ["Dispatch", "Work"]
 
-TARGET_S = 0.5
-"""Seconds of work in one call: far above the cost of a call (about 1 ms), far below a person's patience."""
+TARGET_S = 3.0
+"""Seconds of work in one call: every call starts with a pass of the parent, which many children should share, but a
+person waits for the answer, and whoever dies takes a call's work along."""
 
 LARGEST_GROUP = 64
+
+SMALLEST_SHARE = 8
+"""Children that share one parent's pass even when that leaves an evaluator without a last small call."""
 
 
 @dataclass(frozen=True)
@@ -83,9 +87,9 @@ class Dispatch:
         return []
 
     def _group_size(self, evaluators: int) -> int:
-        """As many as fill `TARGET_S`, but never more than leaves every evaluator two more calls."""
+        """As many as fill `TARGET_S`, but not more than leaves every evaluator two more calls, unless they are few."""
         if self.seconds_per_candidate is None:
             return 1
         by_time = int(TARGET_S / max(self.seconds_per_candidate, 1e-6))
-        by_share = -(-len(self) // (2 * evaluators))
+        by_share = max(SMALLEST_SHARE, -(-len(self) // (2 * evaluators)))
         return max(1, min(by_time, by_share, LARGEST_GROUP))

@@ -47,6 +47,7 @@ def build_result(
     answer: Answer,
     network: nn.Module,
     evaluations: int,
+    skipped: int,
     seconds: float,
     origin: Mapping[str, Any],
 ) -> dict[str, Any]:
@@ -54,6 +55,7 @@ def build_result(
 
     Args:
         evaluations: candidates that were scored.
+        skipped: candidates that screening left unscored.
         seconds: the search took, over all its processes.
         origin: provenance.
     """
@@ -83,6 +85,7 @@ def build_result(
         "scores": {"dense": _scores(prepared, prepared.model), "compressed": _scores(prepared, network)},
         "metric": prepared.config.metric,
         "evaluations": evaluations,
+        "skipped": skipped,
         "seconds": seconds,
         "provenance": dict(origin),
     }

@@ -77,7 +77,7 @@ def run_search(prepared: Prepared, run: RunDirectory, observer: Observer) -> dic
         if answer is None:
             raise ConfigError("model", "not even the dense network could be scored; see `reason` in evaluations/")
         network = compressed_network(prepared, answer, factors)
-        result = build_result(prepared, answer, network, course.scored_in_all, course.seconds, origin)
+        result = build_result(prepared, answer, network, course.scored_in_all, search.skipped, course.seconds, origin)
         run.storage.write("model.safetensors", safetensors_bytes(prepared, answer, network))
         run.write_result(result)
     return result

@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 from orchestrator.searches.contract import Answer, Problem
 from orchestrator.searches.objective import objective_value
+from orchestrator.searches.screening import Prospect, Screen, ScreenSetting
 from search_spaces.candidates import Candidate, Score
 from search_spaces.rank_space import RankVector
 
@@ -40,6 +41,7 @@ class BeamSetting:
             does not shrink it, which skips the levels that change nothing.
         tie_break: what decides between equal objectives before the seed does: the lower total rank (the thesis),
             the lower loss, or the higher compression.
+        screening: score only promising children; None scores all.
     """
 
     step: int
@@ -48,6 +50,7 @@ class BeamSetting:
     gamma: float = 0.5
     start: Start = "break_even"
     tie_break: TieBreak = "rank"
+    screening: ScreenSetting | None = None
 
     @property
     def name(self) -> str:
@@ -73,6 +76,7 @@ class _Child:
 
     steps: Steps
     candidate: Candidate
+    parent_loss: float = math.nan
 
 
 class BeamSearch:
@@ -96,6 +100,8 @@ class BeamSearch:
         self._wanted: frozenset[RankVector] = frozenset()
         self._scores: dict[RankVector, Score] = {}
         self._asked: set[RankVector] = set()
+        self._screen = None if setting.screening is None else Screen(setting.screening)
+        self._skipped, self._left_unscored = 0, 0
         if state is None:
             self._open([self._root()])
         else:
@@ -110,6 +116,11 @@ class BeamSearch:
     def level(self) -> int:
         """Levels finished; level 0 is the start itself."""
         return self._level
+
+    @property
+    def skipped(self) -> int:
+        """Children that screening left unscored."""
+        return self._skipped
 
     @property
     def best(self) -> Answer | None:
@@ -148,11 +159,16 @@ class BeamSearch:
             "done": self._done,
             "beam": [_member_to_json(member) for member in self._beam],
             "seen_in_window": None if seen is None else _member_to_json(seen),
+            "screen": None if self._screen is None else self._screen.state(),
+            "skipped": self._skipped,
         }
 
     def _restore(self, state: Mapping[str, Any]) -> None:
         self._step, self._level, self._done = state["step"], state["level"], state["done"]
         self._beam = [_member_from_json(member) for member in state["beam"]]
+        self._skipped = state["skipped"]
+        if self._setting.screening is not None:
+            self._screen = Screen(self._setting.screening, state["screen"])
         seen = state["seen_in_window"]
         self._seen_in_window = None if seen is None else _member_from_json(seen)
         if self._done:
@@ -174,6 +190,8 @@ class BeamSearch:
         """Keeps the K best of the level that could be scored, then opens the next level or ends."""
         members = [_Member(child.steps, self._scores[child.candidate.ranks]) for child in self._children]
         members = sorted((member for member in members if self._can_be_ranked(member)), key=self._order)
+        self._learn()
+        self._skipped += self._left_unscored
         self._level += 1
         if members:
             self._beam = members[: self._setting.beam_size]
@@ -194,7 +212,27 @@ class BeamSearch:
                 self._end()
                 return
             children = self._expand()
-        self._open(children)
+        self._open(self._screened(children))
+
+    def _screened(self, children: list[_Child]) -> list[_Child]:
+        """The children worth scoring."""
+        if self._screen is None:
+            return children
+        chosen = self._screen.choose([(self._prospect(child), child) for child in children], self._setting.beam_size)
+        self._left_unscored = len(children) - len(chosen)
+        return chosen
+
+    def _prospect(self, child: _Child) -> Prospect:
+        assert child.candidate.changed is not None
+        return Prospect(child.candidate.changed, child.parent_loss, self._drawn(child.steps))
+
+    def _learn(self) -> None:
+        """Tells screening what the level's steps did."""
+        if self._screen is None:
+            return
+        for child in self._children:
+            if child.candidate.changed is not None:
+                self._screen.learn(self._prospect(child), self._scores[child.candidate.ranks], self._level)
 
     def _open(self, children: list[_Child]) -> None:
         self._children, self._scores, self._asked = children, {}, set()
@@ -228,7 +266,7 @@ class BeamSearch:
                 parent = member.score.ranks
                 ranks = (*parent[:index], effective, *parent[index + 1 :])
                 candidate = Candidate(ranks, parent, index, self._level, self._setting.name)
-                children[steps] = _Child(steps, candidate)
+                children[steps] = _Child(steps, candidate, member.score.values["loss"])
         return list(children.values())
 
     def _can_be_ranked(self, member: _Member) -> bool:
@@ -243,8 +281,12 @@ class BeamSearch:
             "loss": lambda: math.inf if math.isnan(score.values["loss"]) else score.values["loss"],
             "compression": lambda: -self._gap(score.ranks),
         }
-        drawn = hashlib.blake2b(f"{self._problem.seed}:{member.steps}".encode(), digest_size=8).digest()
-        return -objective_value(self._problem.objective, score), ties[self._setting.tie_break](), drawn
+        tie = ties[self._setting.tie_break]()
+        return -objective_value(self._problem.objective, score), tie, self._drawn(member.steps)
+
+    def _drawn(self, steps: Steps) -> bytes:
+        """What the seed draws for a rank vector."""
+        return hashlib.blake2b(f"{self._problem.seed}:{steps}".encode(), digest_size=8).digest()
 
     def _gap(self, ranks: RankVector) -> float:
         return self._problem.budget.gap(self._problem.space, ranks)

@@ -64,6 +64,10 @@ class Search(Protocol):
         """Grows whenever the search moves on; a run directory is brought up to date when it does."""
 
     @property
+    def skipped(self) -> int:
+        """Candidates that the search itself decided not to have scored, by a cheap estimate; 0 for an exact one."""
+
+    @property
     def best(self) -> Answer | None:
         """The answer if `done`, else the best so far; None before the first score."""
 

@@ -9,6 +9,7 @@ from pydantic import Field, field_validator, model_validator
 
 from orchestrator.searches.beam_search import BeamSearch, BeamSetting, Start, TieBreak
 from orchestrator.searches.contract import Problem, SearchMethod
+from orchestrator.searches.screening import ScreenSetting
 from orchestrator.searches.settings import SearchSettings, Strict
 from orchestrator.searches.side_by_side import SideBySide
 
@@ -27,6 +28,18 @@ class StepAndBeam(Strict):
     beam_size: Annotated[int, Field(ge=1)]
 
 
+class ScreeningSettings(Strict):
+    """Score only what looks promising; see `orchestrator/searches/screening.py`.
+
+    Attributes:
+        keep: the most promising children scored per level, as a multiple of the beam size.
+        refresh: steps per level that are measured again because their figure is the oldest.
+    """
+
+    keep: Annotated[float, Field(ge=1)] = 3.0
+    refresh: Annotated[int, Field(ge=0)] = 4
+
+
 class MBSSettings(SearchSettings):
     """The `search` block of mBS.
 
@@ -34,6 +47,7 @@ class MBSSettings(SearchSettings):
         tolerance: tau, the width of the window [C_d - tau, C_d] in which a search ends.
         settings: the (s, K) that run side by side; the thesis takes (3, 5), (5, 5), (10, 5).
         gamma, start, tie_break: see `BeamSetting`.
+        screening: `{}` scores only the promising children; by default all are scored, as in the thesis.
     """
 
     tolerance: Annotated[float, Field(gt=0, lt=1)] = 0.005
@@ -45,6 +59,7 @@ class MBSSettings(SearchSettings):
     gamma: Annotated[float, Field(gt=0, lt=1)] = 0.5
     start: Start = "break_even"
     tie_break: TieBreak = "rank"
+    screening: ScreeningSettings | None = None
 
     @field_validator("settings")
     @classmethod
@@ -68,8 +83,18 @@ class MBSSettings(SearchSettings):
 
 
 def _start(settings: MBSSettings, problem: Problem, state: Mapping[str, Any] | None) -> SideBySide:
+    wanted = settings.screening
+    screening = None if wanted is None else ScreenSetting(wanted.keep, wanted.refresh)
     beams = [
-        BeamSetting(one.step, one.beam_size, settings.tolerance, settings.gamma, settings.start, settings.tie_break)
+        BeamSetting(
+            step=one.step,
+            beam_size=one.beam_size,
+            tolerance=settings.tolerance,
+            gamma=settings.gamma,
+            start=settings.start,
+            tie_break=settings.tie_break,
+            screening=screening,
+        )
         for one in settings.settings
     ]
     searches = {beam.name: BeamSearch(problem, beam, None if state is None else state.get(beam.name)) for beam in beams}

@@ -40,6 +40,11 @@ class SideBySide:
         return sum(search.level for search in self._searches.values())
 
     @property
+    def skipped(self) -> int:
+        """Candidates that searches left unscored, over all of them."""
+        return sum(search.skipped for search in self._searches.values())
+
+    @property
     def best(self) -> Answer | None:
         """The best answer: one inside its window before any outside, what came closest there, then by objective."""
         answers = [search.best for search in self._searches.values()]
