@@ -29,7 +29,8 @@ class Weights:
         """Writes the state dict, a tied tensor under each of its names."""
         # Clones, because the format refuses tensors that share memory.
         tensors = {name: tensor.detach().clone().contiguous() for name, tensor in network.state_dict().items()}
-        safetensors.torch.save_file(tensors, path, dict(metadata))
+        # save_file would make a file that only its owner reads, whatever the umask says.
+        path.write_bytes(safetensors.torch.save(tensors, dict(metadata)))
 
     def run(self, path: Path, network: nn.Module, inputs: Inputs) -> list[torch.Tensor]:
         """Runs a copy of `network` all of whose stored tensors come from the file."""

@@ -92,7 +92,7 @@ class Screen:
         return [child for prospect, child in children if prospect.layer not in self._measured or prospect in chosen]
 
     def learn(self, prospect: Prospect, score: Score, level: int) -> None:
-        """Takes a child's score; the cheapest of a layer's figures of one level is kept, in whatever order they come."""
+        """Takes a child's score; of a layer's figures of one level the cheapest is kept, in any order of arrival."""
         change = score.values["loss"] - prospect.parent_loss if score.ok else math.inf
         if math.isnan(change):
             change = math.inf

@@ -75,6 +75,8 @@ def _effort(run: RunData) -> str:
     total = int((run.result or {}).get("evaluations") or len(rows))
     seconds = (run.result or {}).get("seconds")
     within = f" in {duration(seconds)}" if seconds is not None else ""
+    skipped = int((run.result or {}).get("skipped") or 0)
+    within += f"; screening left {plural(skipped, 'candidate')} unscored" if skipped else ""
     failed = len(rows) - len(scored(run))
     tail = f"; {plural(failed, 'candidate')} got no score (the reasons are below)" if failed else ""
     return f"{plural(total, 'candidate')} {'was' if total == 1 else 'were'} evaluated{within}{tail}."
