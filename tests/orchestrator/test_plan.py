@@ -15,7 +15,9 @@ from orchestrator.config.loading import check_config
 from orchestrator.plan import Plan, make_plan, show_plan
 from orchestrator.preparation import Prepared, prepare
 from orchestrator.searches.registry import search_methods
-from tests.orchestrator.searches.made_up import MadeUpScores, Pool
+from search_spaces.candidates import Score
+from search_spaces.rank_space import RankVector
+from tests.orchestrator.searches.made_up import Pool
 
 
 class Images(torch.utils.data.Dataset[tuple[torch.Tensor, int]]):
@@ -69,11 +71,13 @@ PLAN = Plan(candidates=1234, complete=True, seconds_per_candidate=0.0124, evalua
 
 class TestCounting:
     def test_candidates_are_those_that_the_search_asks_for(self, case: Prepared) -> None:
-        # Where no layer but one can be factorised there is no choice, so that made-up scores do not matter.
-        one = prepared(include=["wide"], settings=[{"step": 3, "beam_size": 2}])
-        pool = Pool(MadeUpScores(5))
-        pool.run(search_methods().get("mbs", "").start(one.config.search, one.problem, None))
-        assert make_plan(one).candidates == len(pool.asked) > 5
+        def share_of_weights_left(ranks: RankVector) -> Score:
+            gone = case.space.compression("parameters", ranks)
+            return Score(ranks, {"accuracy": 1 - gone, "loss": gone, "kl": gone})
+
+        pool = Pool(share_of_weights_left)
+        pool.run(search_methods().get("mbs", "").start(case.config.search, case.problem, None))
+        assert make_plan(case).candidates == len(pool.asked) > 100
 
     def test_more_settings_take_more_candidates(self) -> None:
         counts = [

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import random
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from hypothesis import given
@@ -114,6 +114,36 @@ class TestTheWindow:
             Pool(MadeUpScores(0)).run(search)
             assert search.best is not None
             assert (search.best.ranks, search.best.in_window) == ((3,), True)
+
+
+class TestSeenInTheWindow:
+    """Where the search steps over the window, the best rank vector that it ever saw there is its answer."""
+
+    # Of 268 weights go, by rank: 10 x 10: 20 at 4, 40 at 3; 6 x 4 (twice): 4 at 2, 14 at 1; 8 x 15: 5 at 5, 28 at 4.
+    # The window is 37 to 42. The best path goes through both 6 x 4 layers (28) to 33, and there it ends: the next step
+    # would lead to 53 or 56. On the way the search sees 40 (level 1) and 42 (level 2).
+    LAYERS: ClassVar[Dims] = [(10, 10), (6, 4), (6, 4), (8, 15)]
+    AT_LEVEL_1, AT_LEVEL_2 = (3, None, None, None), (None, 1, None, 4)
+    PATH = ((None, None, None, None), (None, 1, None, None), (None, 1, 1, None), (None, 1, 1, 5))
+
+    @pytest.mark.parametrize("interrupted", [False, True])
+    @pytest.mark.parametrize(("first", "second"), [(0.6, 0.3), (0.3, 0.6)])
+    def test_the_best_of_all_levels_is_the_answer(self, first: float, second: float, interrupted: bool) -> None:
+        accuracies = {self.AT_LEVEL_1: first, self.AT_LEVEL_2: second, **dict.fromkeys(self.PATH, 0.9)}
+
+        def score(ranks: RankVector) -> Score:
+            return Score(ranks, {"accuracy": accuracies.get(ranks, 0.1), "loss": 0.0, "kl": 0.0})
+
+        made, setting = problem(self.LAYERS, 42 / 268), BeamSetting(2, 1, 5 / 268)
+        search, pool = BeamSearch(made, setting), Pool(score)
+        while not search.done:
+            pool.step(search)
+            if interrupted:
+                search = BeamSearch(made, setting, json.loads(json.dumps(search.state())))
+        assert set(self.PATH) <= set(ranks_of(pool.asked))
+        assert search.best is not None
+        assert search.best.ranks == (self.AT_LEVEL_1 if first > second else self.AT_LEVEL_2)
+        assert search.best.in_window
 
 
 class TestSteps:
