@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import safetensors.torch
@@ -19,10 +20,25 @@ from workers.import_path import import_object
 from workers.scorer import Metric, judge_in_slices
 from workers.splits import batches
 
-__all__ = ["build_result", "compressed_network", "safetensors_bytes"]
+__all__ = ["Effort", "build_result", "compressed_network", "safetensors_bytes"]
 
 TEST_SLICE = 256
 """Samples per forward pass on the test data where the config gives no slice size."""
+
+
+@dataclass(frozen=True)
+class Effort:
+    """What a search took.
+
+    Attributes:
+        evaluations: candidates that were scored.
+        skipped: candidates that screening left unscored.
+        seconds: over all its processes.
+    """
+
+    evaluations: int
+    skipped: int
+    seconds: float
 
 
 def compressed_network(prepared: Prepared, answer: Answer, factors: Mapping[str, Factors]) -> nn.Module:
@@ -46,17 +62,13 @@ def build_result(
     prepared: Prepared,
     answer: Answer,
     network: nn.Module,
-    evaluations: int,
-    skipped: int,
-    seconds: float,
+    effort: Effort,
     origin: Mapping[str, Any],
 ) -> dict[str, Any]:
     """`result.json`; scores before and after are taken by plain forward passes of the two networks.
 
     Args:
-        evaluations: candidates that were scored.
-        skipped: candidates that screening left unscored.
-        seconds: the search took, over all its processes.
+        effort: what it took.
         origin: provenance.
     """
     space, layers = prepared.space, prepared.found.layers
@@ -84,9 +96,7 @@ def build_result(
         },
         "scores": {"dense": _scores(prepared, prepared.model), "compressed": _scores(prepared, network)},
         "metric": prepared.config.metric,
-        "evaluations": evaluations,
-        "skipped": skipped,
-        "seconds": seconds,
+        **asdict(effort),
         "provenance": dict(origin),
     }
 

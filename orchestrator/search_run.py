@@ -18,7 +18,7 @@ from orchestrator.preparation import Prepared
 from orchestrator.progress import Observer, Snapshot
 from orchestrator.provenance import provenance
 from orchestrator.ray_cluster import Cluster, connect
-from orchestrator.result import build_result, compressed_network, safetensors_bytes
+from orchestrator.result import Effort, build_result, compressed_network, safetensors_bytes
 from orchestrator.run_directory import RunDirectory
 from orchestrator.searches.contract import Answer, Search
 from orchestrator.searches.objective import OBJECTIVES
@@ -77,7 +77,9 @@ def run_search(prepared: Prepared, run: RunDirectory, observer: Observer) -> dic
         if answer is None:
             raise ConfigError("model", "not even the dense network could be scored; see `reason` in evaluations/")
         network = compressed_network(prepared, answer, factors)
-        result = build_result(prepared, answer, network, course.scored_in_all, search.skipped, course.seconds, origin)
+        result = build_result(
+            prepared, answer, network, Effort(course.scored_in_all, search.skipped, course.seconds), origin
+        )
         run.storage.write("model.safetensors", safetensors_bytes(prepared, answer, network))
         run.write_result(result)
     return result

@@ -22,7 +22,7 @@ from orchestrator.export.contract import Format
 from orchestrator.export.formats import formats
 from orchestrator.export.program import Program
 from orchestrator.preparation import prepare
-from orchestrator.result import build_result, compressed_network, safetensors_bytes
+from orchestrator.result import Effort, build_result, compressed_network, safetensors_bytes
 from orchestrator.run_directory import RunDirectory
 from orchestrator.searches.contract import Answer
 from search_spaces.assembly import assemble, replace_layers
@@ -404,7 +404,7 @@ class TestExportOfARun:
         network = compressed_network(prepared, answer, factors)
         run = RunDirectory.create(location, prepared)
         run.storage.write("model.safetensors", safetensors_bytes(prepared, answer, network))
-        run.write_result(build_result(prepared, answer, network, 1, 0.0, {}))
+        run.write_result(build_result(prepared, answer, network, Effort(1, 0, 0.0), {}))
         return location, network
 
     @pytest.mark.parametrize("format", FORMATS)
