@@ -22,13 +22,11 @@ from search_spaces.costs import COST_NAMES
 from search_spaces.layers import Layer
 from search_spaces.rank_space import RankSpace, RankVector
 from search_spaces.schemes.contract import Factors, Scheme
-from workers.import_path import import_object
-from workers.scorer import PlainScorer
-from workers.shared_tensors import adopt, skeleton, weights_of
+from workers.scoring import Way, choose_scoring, make_scorer
 
 __all__ = ["Plan", "make_plan", "show_plan"]
 
-_PROBES = 3
+_PROBES = 8
 _DRY_RUN_S = 20.0
 _ENDLESS = 100_000
 """Characters of a line on which everything fits."""
@@ -43,14 +41,17 @@ class Plan:
     Attributes:
         candidates: how many it would score: a dry run of the search itself with made-up scores.
         complete: whether the dry run came to its end; if not, there are at least that many.
-        seconds_per_candidate: median of a few, measured here with the threads of one evaluator.
+        seconds_per_candidate: mean of a few, measured here with the threads of one evaluator.
         evaluators: how many the cluster holds.
+        way, reason: how candidates are scored, and where that is the plain way, why.
     """
 
     candidates: int
     complete: bool
     seconds_per_candidate: float
     evaluators: int
+    way: Way = "resumed"
+    reason: str = ""
 
     @property
     def seconds(self) -> float:
@@ -61,7 +62,8 @@ class Plan:
 def make_plan(prepared: Prepared) -> Plan:
     """Counts candidates, times a few of them, and looks at the cluster (a running one only if it is configured)."""
     candidates, complete = _dry_run(prepared)
-    return Plan(candidates, complete, _seconds_per_candidate(prepared), _evaluators(prepared.config.cluster))
+    seconds, way, reason = _seconds_per_candidate(prepared)
+    return Plan(candidates, complete, seconds, _evaluators(prepared.config.cluster), way, reason)
 
 
 def _dry_run(prepared: Prepared) -> tuple[int, bool]:
@@ -82,27 +84,28 @@ def _made_up(candidate: Candidate, compression: float) -> Score:
     return Score(candidate.ranks, {"accuracy": 1 - compression, "loss": compression, "kl": compression})
 
 
-def _seconds_per_candidate(prepared: Prepared) -> float:
-    """Median seconds of a few candidates at half their useful ranks; factors of noise take as long as real ones."""
+def _seconds_per_candidate(prepared: Prepared) -> tuple[float, Way, str]:
+    """Mean seconds of a level's children at half their useful ranks, by the way the search will take, and why.
+
+    The children lower layers that are spread evenly over the network, because those near its end cost less. Factors of
+    noise take as long as real ones.
+    """
     layers, space = prepared.found.layers, prepared.space
     factors = {layer.name: _noise(layer, scheme) for layer, scheme in zip(layers, prepared.schemes, strict=True)}
     threads, before = prepared.config.cluster.threads_per_evaluator, torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        scorer = PlainScorer(
-            adopt(skeleton(prepared.model), weights_of(prepared.model)),
-            layers,
-            prepared.schemes,
-            factors,
-            prepared.validation,
-            import_object(prepared.config.metric, "metric"),
-            prepared.config.data.slice_size,
-        )
         halves = space.normalise([max(1, layer.useful // 2) for layer in space.layers])
-        scores = scorer.score(halves, [{}] * (_PROBES + 1))[1:]  # the first one warms up
+        subject = prepared.subject(factors)
+        way, reason = choose_scoring(subject, [halves])
+        scorer = make_scorer(way, subject)
+        spread = range(0, len(layers), -(-len(layers) // _PROBES))
+        scorer.score(halves, [{0: 1}])  # warms up
+        started = time.perf_counter()
+        scorer.score(halves, [{index: 1 if halves[index] != 1 else None} for index in spread])
+        return (time.perf_counter() - started) / len(spread), way, reason
     finally:
         torch.set_num_threads(before)
-    return sorted(score.seconds for score in scores)[_PROBES // 2]
 
 
 def _noise(layer: Layer, scheme: Scheme) -> Factors:
@@ -130,6 +133,8 @@ def show_plan(prepared: Prepared, plan: Plan, console: Console) -> None:
         f"{plan.evaluators} evaluator{'s' * (plan.evaluators != 1)}: {least}about {duration(plan.seconds)}",
         highlight=False,
     )
+    if plan.way == "plain":
+        console.print(f"every candidate takes a whole forward pass, because {plan.reason}", highlight=False)
 
 
 def _layer_table(prepared: Prepared, console: Console) -> Table:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +17,7 @@ from search_spaces.costs import COST_NAMES, rank_space
 from search_spaces.errors import ConfigError
 from search_spaces.rank_space import RankSpace
 from search_spaces.registry import nearest
-from search_spaces.schemes.contract import Scheme
+from search_spaces.schemes.contract import Factors, Scheme
 from search_spaces.schemes.registry import schemes
 from search_spaces.survey import Survey, survey
 from workers.batch import Batch, logits, run_model
@@ -25,6 +26,8 @@ from workers.checkpoint import fingerprint, load_checkpoint
 from workers.datasets import PreparedDataset, check_labels, open_dataset
 from workers.import_path import build, import_object
 from workers.scorer import judge_in_slices
+from workers.scoring import Subject
+from workers.shared_tensors import adopt, skeleton, weights_of
 from workers.splits import collect, data_fingerprint, draw_validation
 
 __all__ = ["Prepared", "build_model", "prepare"]
@@ -52,6 +55,23 @@ class Prepared:
     validation: Batch
     test: PreparedDataset | None
     fingerprints: dict[str, str]
+
+    def subject(self, factors: Mapping[str, Factors]) -> Subject:
+        """What is scored, in this process.
+
+        Args:
+            factors: by layer name.
+        """
+        weights = weights_of(self.model)
+        return Subject(
+            lambda: adopt(skeleton(self.model), weights),
+            self.found.layers,
+            self.schemes,
+            factors,
+            self.validation,
+            import_object(self.config.metric, "metric"),
+            self.config.data.slice_size,
+        )
 
     @property
     def space(self) -> RankSpace:

@@ -30,9 +30,7 @@ from search_spaces.rank_space import RankVector
 from search_spaces.schemes.contract import Factors
 from workers.evaluator import Evaluator, Shared
 from workers.factoriser import factors_from
-from workers.import_path import import_object
-from workers.scoring import Subject, Way, choose_scoring
-from workers.shared_tensors import adopt, skeleton, weights_of
+from workers.scoring import Way, choose_scoring
 
 __all__ = ["run_search"]
 
@@ -112,17 +110,7 @@ def _choose_way(prepared: Prepared, factors: Mapping[str, Factors], observer: Ob
     """
     space = prepared.space
     halves = space.normalise([max(1, layer.useful // 2) for layer in space.layers])
-    weights = weights_of(prepared.model)
-    subject = Subject(
-        lambda: adopt(skeleton(prepared.model), weights),
-        prepared.found.layers,
-        prepared.schemes,
-        factors,
-        prepared.validation,
-        import_object(prepared.config.metric, "metric"),
-        prepared.config.data.slice_size,
-    )
-    way, reason = choose_scoring(subject, [space.dense, halves])
+    way, reason = choose_scoring(prepared.subject(factors), [space.dense, halves])
     if way == "plain":
         observer.say(f"every candidate takes a whole forward pass, because {reason}; the answer is the same, later")
     return way
