@@ -1,0 +1,237 @@
+"""The course of a search: which candidates it scored, level by level, what they scored and how long that took.
+
+A course is a file of one JSON line per level, so that a search that was stopped goes on at its last level, and a
+finished one can be timed again, or told about, without searching again. Between levels the plain pass scores a
+candidate now and then: so the two are compared within the same minutes, however long the search takes.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from _scoring_network import Network
+from _scoring_plain import PlainPass
+from rich.console import Console
+
+from orchestrator.provenance import provenance
+from orchestrator.searches.contract import Answer
+from search_spaces.candidates import Candidate, Score
+from search_spaces.rank_space import RankVector
+from workers.scorer import Change, child_of
+from workers.scoring import Scorer
+
+__all__ = ["Course", "Group", "Level", "groups_of", "run_course", "score_groups"]
+
+PLAIN_SHARE = 0.05
+"""Seconds of plain passes for a second of the search."""
+
+
+@dataclass(frozen=True)
+class Group:
+    """Children of one parent, which are scored together."""
+
+    parent: RankVector
+    changes: tuple[Change, ...]
+
+    @property
+    def children(self) -> list[RankVector]:
+        """Their rank vectors."""
+        return [child_of(self.parent, change) for change in self.changes]
+
+
+@dataclass(frozen=True)
+class Level:
+    """One level of a search.
+
+    Attributes:
+        groups: its candidates by parent.
+        values: what they scored, in the same order; empty where a candidate has no score.
+        seconds: scoring and the search's own time.
+        plain_seconds: of single plain passes after the level.
+    """
+
+    groups: tuple[Group, ...]
+    values: tuple[tuple[dict[str, float], ...], ...]
+    seconds: float
+    plain_seconds: tuple[float, ...]
+
+    @property
+    def candidates(self) -> int:
+        """How many were scored."""
+        return sum(len(group.changes) for group in self.groups)
+
+
+@dataclass(frozen=True)
+class Course:
+    """A finished search.
+
+    Attributes:
+        levels: in order.
+        answer: what it ended with.
+        skipped: candidates that it left unscored.
+        git_commits: of the code that took the levels' times.
+    """
+
+    levels: tuple[Level, ...]
+    answer: Answer
+    skipped: int
+    git_commits: tuple[str, ...]
+
+    @property
+    def candidates(self) -> int:
+        """How many were scored."""
+        return sum(level.candidates for level in self.levels)
+
+    @property
+    def seconds(self) -> float:
+        """Of the search, without the plain passes."""
+        return sum(level.seconds for level in self.levels)
+
+    @property
+    def plain_seconds(self) -> list[float]:
+        """Of single plain passes, spread over the search."""
+        return [seconds for level in self.levels for seconds in level.plain_seconds]
+
+
+def groups_of(candidates: Sequence[Candidate]) -> list[Group]:
+    """Candidates by parent; one without a parent is its own."""
+    changes: dict[RankVector, list[Change]] = {}
+    for candidate in candidates:
+        parent = candidate.parent or candidate.ranks
+        change = {index: rank for index, rank in enumerate(candidate.ranks) if rank != parent[index]}
+        changes.setdefault(parent, []).append(change)
+    return [Group(parent, tuple(found)) for parent, found in changes.items()]
+
+
+def score_groups(scorer: Scorer, groups: Sequence[Group]) -> list[list[Score]]:
+    """Scores every group, in order."""
+    return [scorer.score(group.parent, group.changes) for group in groups]
+
+
+def run_course(network: Network, file: Path) -> Course:
+    """Runs the network's search in this process with the fast scorer, or reads it where it was run before.
+
+    Args:
+        file: of the course; a search that is recorded in part goes on from there. One of another search, network or
+            batch is put aside.
+    """
+    header = _header(network)
+    lines = _read(file, header)
+    if not lines:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        if file.exists():
+            file.replace(file.with_name(f"{file.name}.old"))
+        (file.parent / ".gitignore").write_text("*\n", encoding="utf-8")  # megabytes that one machine alone can use
+        file.write_text(json.dumps(header) + "\n", encoding="utf-8")
+    search = network.start_search(lines[-1]["state"] if lines else None)
+    levels = [_level(line) for line in lines]
+    commits = {line["git_commit"] for line in lines}
+    if not search.done:
+        for level in levels:
+            search.tell([score for scores in _scores(level) for score in scores])
+        runner = _Runner(network, file, sum(level.seconds for level in levels), _plain_total(levels))
+        levels += runner.run(search)
+        commits.add(runner.commit)
+    if search.best is None:
+        raise RuntimeError(f"{network.name}: the search scored nothing")
+    return Course(tuple(levels), search.best, search.skipped, tuple(sorted(commits)))
+
+
+class _Runner:
+    """Runs a search to its end and records every level."""
+
+    def __init__(self, network: Network, file: Path, search_seconds: float, plain_seconds: float) -> None:
+        self.commit = str(provenance({"model": "", "data": ""})["git_commit"])
+        self._network, self._file = network, file
+        self._scorer, self._plain = network.fast_scorer(), PlainPass(network)
+        self._search_seconds, self._plain_seconds = search_seconds, plain_seconds
+        first = [Group(network.prepared.space.dense, ({},))]
+        score_groups(self._scorer, first)  # torch warms up
+        self._plain.time(first[0].parent)
+
+    def run(self, search: Any) -> list[Level]:
+        """The levels until the search is done."""
+        levels: list[Level] = []
+        with Console(stderr=True).status("") as status:
+            while True:
+                started = time.perf_counter()
+                groups = groups_of(search.ask())
+                if search.done:
+                    return levels
+                scores = score_groups(self._scorer, groups)
+                search.tell([score for group in scores for score in group])
+                seconds = time.perf_counter() - started
+                self._search_seconds += seconds
+                values = tuple(tuple(dict(score.values) for score in group) for group in scores)
+                level = Level(tuple(groups), values, seconds, self._time_plain(groups))
+                levels.append(level)
+                self._write(level, search.state())
+                status.update(f"{self._file.stem}: level {search.level}, {self._search_seconds:.0f} s")
+
+    def _time_plain(self, groups: Sequence[Group]) -> tuple[float, ...]:
+        """Plain passes over candidates of a level until they have their share of the time; at least one in a course."""
+        children = [ranks for group in groups for ranks in group.children]
+        taken: list[float] = []
+        while len(taken) < len(children) and self._plain_seconds <= PLAIN_SHARE * self._search_seconds:
+            taken.append(self._plain.time(children[len(taken) * 7919 % len(children)])[0])
+            self._plain_seconds += taken[-1]
+        return tuple(taken)
+
+    def _write(self, level: Level, state: dict[str, Any]) -> None:
+        line = {
+            "groups": [[group.parent, [list(change.items()) for change in group.changes]] for group in level.groups],
+            "values": level.values,
+            "seconds": level.seconds,
+            "plain_seconds": level.plain_seconds,
+            "git_commit": self.commit,
+            "state": state,
+        }
+        with self._file.open("a", encoding="utf-8") as stream:
+            stream.write(json.dumps(line) + "\n")
+
+
+def _header(network: Network) -> Any:
+    """What a course must have been recorded with to be of use.
+
+    Settings at their defaults are left out, so that a new one does not make hours of searching worthless; those of
+    screening are all there, because they are what is tried.
+    """
+    search = network.prepared.config.search
+    settings = search.model_dump(exclude_defaults=True) | {"screening": search.model_dump()["screening"]}
+    return json.loads(json.dumps({"search": settings, "fingerprints": network.prepared.fingerprints}))
+
+
+def _read(file: Path, header: dict[str, Any]) -> list[dict[str, Any]]:
+    """The levels' lines; a last line that was cut short is taken off the file."""
+    if not file.exists():
+        return []
+    text = file.read_text(encoding="utf-8")
+    whole = text[: text.rfind("\n") + 1]
+    if whole != text:
+        file.write_text(whole, encoding="utf-8")
+    lines = [json.loads(line) for line in whole.splitlines()]
+    return lines[1:] if lines and lines[0] == header else []
+
+
+def _level(line: dict[str, Any]) -> Level:
+    groups = tuple(
+        Group(tuple(parent), tuple(dict(change) for change in changes)) for parent, changes in line["groups"]
+    )
+    values = tuple(tuple(group) for group in line["values"])
+    return Level(groups, values, line["seconds"], tuple(line["plain_seconds"]))
+
+
+def _scores(level: Level) -> list[list[Score]]:
+    return [
+        [Score(ranks, one) for ranks, one in zip(group.children, values, strict=True) if one]
+        for group, values in zip(level.groups, level.values, strict=True)
+    ]
+
+
+def _plain_total(levels: Sequence[Level]) -> float:
+    return sum(seconds for level in levels for seconds in level.plain_seconds)
