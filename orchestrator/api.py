@@ -11,6 +11,7 @@ from typing import Any
 
 import pandas as pd
 import safetensors.torch
+from safetensors import SafetensorError
 from torch import nn
 
 from orchestrator.config.loading import check_config, read_config
@@ -76,6 +77,7 @@ def search(
     else:
         checked, name = read_config(Path(config), overrides), Path(config).stem
     location = str(run_dir) if run_dir is not None else new_run_location(name)
+    RunDirectory(location).storage.check_empty()  # cheap, and preparing may take minutes
     prepared = prepare(checked)
     run = RunDirectory.create(location, prepared)
     run_search(prepared, run, observer or Silent())
@@ -128,7 +130,11 @@ def load_compressed(run_dir: Location) -> nn.Module:
     layers = [_layer(model, described) for described in run.space()["layers"]]
     chosen = [schemes().get(result["schemes"][layer.name], "schemes") for layer in layers]
     network = replace_layers(model, layers, chosen, tuple(result["ranks"][layer.name] for layer in layers))
-    network.load_state_dict(safetensors.torch.load(run.storage.read("model.safetensors")))
+    try:
+        network.load_state_dict(safetensors.torch.load(run.storage.read("model.safetensors")))
+    except (OSError, SafetensorError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+        raise ConfigError(f"{run.location}/model.safetensors", f"cannot be loaded: {reason}") from None
     return network.eval()
 
 

@@ -11,7 +11,7 @@ import click
 import typer
 from rich.console import Console
 
-from search_spaces.errors import RankRayError
+from search_spaces.errors import ConfigError, RankRayError, RunStoppedError
 
 __all__ = ["app", "main"]
 
@@ -118,7 +118,10 @@ def report(
         written = f"{opened[0].location}/report.html"
     else:
         path = output or Path("comparison.html")
-        Storage(str(path.parent), "--output").write(path.name, page)
+        try:
+            Storage(str(path.parent), "--output").write(path.name, page)
+        except RunStoppedError as error:
+            raise ConfigError("--output", f"{path} cannot be written: {error.__cause__}") from None
         written = str(path)
     Console().print(f"wrote {written}", highlight=False, soft_wrap=True)
 

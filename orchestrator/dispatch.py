@@ -73,6 +73,10 @@ class Dispatch:
             del self._fresh[parent]
         return work
 
+    def put_back(self, work: Work) -> None:
+        """Takes back work that waited behind a call that failed: as it is, this was no attempt at it."""
+        self._again.append(work)
+
     def took(self, seconds: float, candidates: int) -> None:
         """Learns what a candidate takes (an exponential mean)."""
         each = seconds / max(1, candidates)

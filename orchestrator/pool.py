@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import ray
-from ray.exceptions import RayActorError, RayError, RayTaskError
+from ray.exceptions import RayError, RayTaskError
 
 from orchestrator.dispatch import Dispatch, Work
 from search_spaces.candidates import Candidate, Score, Status
@@ -196,7 +196,9 @@ class Pool:
                 worker.since = time.monotonic()
             if worker.calls:
                 self._check_deadline(worker)
-        except RayActorError as error:
+        except (
+            RayError
+        ) as error:  # the actor died, its node is gone, its answer was lost: whatever it was, it is replaced
             scores += self._replace(worker, _one_line(error), "lost")
         except EvaluationTimeoutError as error:
             scores += self._replace(worker, str(error), "timeout")
@@ -239,7 +241,7 @@ class Pool:
         given_up: list[Score] = []
         for position, call in enumerate(worker.calls):
             if position > 0:  # it waited behind the call that failed: no attempt of its own
-                self._dispatch.add(call.work.candidates)
+                self._dispatch.put_back(call.work)
                 continue
             for candidate in self._dispatch.lost(call.work):
                 given_up.append(Score(candidate.ranks, worker=worker.name, status=status, reason=cause))

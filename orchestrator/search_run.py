@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import ray
+from torch import nn
 
 from orchestrator.evaluation_log import EvaluationLog
 from orchestrator.pool import Pool, PoolEvents
@@ -50,37 +51,43 @@ def run_search(prepared: Prepared, run: RunDirectory, observer: Observer) -> dic
     """
     origin = provenance(prepared.fingerprints)
     settings = prepared.config.search
-    with run.locked(), connect(prepared.config.cluster) as cluster:
+    with run.locked():
         log = EvaluationLog(run.storage, prepared.space, next(iter(settings.budget)))
         former = run.state() or {"search": None, "seconds": 0.0}
-        search = (
-            search_methods().get(settings.method, "search.method").start(settings, prepared.problem, former["search"])
-        )
+        method = search_methods().get(settings.method, "search.method")
+        search = method.start(settings, prepared.problem, former["search"])
         recorded = log.recover()
         search.tell(recorded)
-        size = _evaluators(prepared, cluster)  # before factorising takes CPUs for a moment
-        shared, factor_refs = share(prepared)
-        factors = {
-            layer.name: factors_from(stored)
-            for layer, stored in zip(prepared.found.layers, ray.get(factor_refs), strict=True)
-        }
-        shared = replace(shared, way=_choose_way(prepared, factors, observer))
-        pool = _start_pool(prepared, shared, size, observer)
-        try:
-            course = _Course(prepared, run, log, observer, former["seconds"], len(recorded))
-            course.follow(search, pool)
-        finally:
-            pool.close()
-        answer = search.best
-        if answer is None:
-            raise ConfigError("model", "not even the dense network could be scored; see `reason` in evaluations/")
-        network = compressed_network(prepared, answer, factors)
-        result = build_result(
-            prepared, answer, network, Effort(course.scored_in_all, search.skipped, course.seconds), origin
-        )
+        course = _Course(prepared, run, log, observer, former["seconds"], len(recorded))
+        with connect(prepared.config.cluster) as cluster:
+            answer, network = _find(prepared, cluster, course, search)
+        effort = Effort(course.scored_in_all, search.skipped, course.seconds)
+        result = build_result(prepared, answer, network, effort, origin)
         run.storage.write("model.safetensors", safetensors_bytes(prepared, answer, network))
         run.write_result(result)
     return result
+
+
+def _find(prepared: Prepared, cluster: Cluster, course: _Course, search: Search) -> tuple[Answer, nn.Module]:
+    """Follows the search on a pool of evaluators; returns its answer, and as a network that needs no cluster.
+
+    Raises:
+        ConfigError: no candidate could be scored.
+    """
+    size = _evaluators(prepared, cluster)  # before factorising takes CPUs for a moment
+    shared, references = share(prepared)
+    stored = ray.get(references)
+    factors = {layer.name: factors_from(one) for layer, one in zip(prepared.found.layers, stored, strict=True)}
+    shared = replace(shared, way=_choose_way(prepared, factors, course.observer))
+    pool = _start_pool(prepared, shared, size, course.observer)
+    try:
+        course.follow(search, pool)
+    finally:
+        pool.close()
+    answer = search.best
+    if answer is None:
+        raise ConfigError("model", "not even the dense network could be scored; see `reason` in evaluations/")
+    return answer, compressed_network(prepared, answer, factors)
 
 
 def _evaluators(prepared: Prepared, cluster: Cluster) -> int:

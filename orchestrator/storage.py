@@ -57,10 +57,7 @@ class Storage:
         Raises:
             ConfigError: it holds something already, or cannot be written to.
         """
-        if self.names():
-            raise ConfigError(
-                self._key, f"{self.location} exists and is not empty; choose another, or go on with `rankray resume`"
-            )
+        self.check_empty()
         try:
             self._files.create_dir(self._root, recursive=True)
             probe = f"{self._root}/.probe"
@@ -69,6 +66,17 @@ class Storage:
             self._files.delete_file(probe)
         except OSError as error:
             raise ConfigError(self._key, f"{self.location} cannot be written to: {_reason(error)}") from None
+
+    def check_empty(self) -> None:
+        """Returns if nothing is there yet.
+
+        Raises:
+            ConfigError: something is.
+        """
+        if self.names():
+            raise ConfigError(
+                self._key, f"{self.location} exists and is not empty; choose another, or go on with `rankray resume`"
+            )
 
     def names(self, folder: str = "") -> list[str]:
         """Names of the files in a folder, relative to it; empty where there is no such folder."""

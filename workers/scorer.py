@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TypeAlias
@@ -118,7 +119,7 @@ def judge(outputs: object, part: Batch, metric: Metric, reference: torch.Tensor 
 
     Returns:
         `accuracy`, `loss` (mean cross-entropy in nats) and `kl` (mean KL(dense || candidate) in nats), or None
-        where an output is not finite.
+        where an output or the metric is not finite.
     """
     raw = logits(outputs).float()
     if not bool(torch.isfinite(raw).all()):
@@ -129,6 +130,8 @@ def judge(outputs: object, part: Batch, metric: Metric, reference: torch.Tensor 
         "accuracy": float(metric(outputs, part)),
         "loss": float(torch.nn.functional.nll_loss(flat, part.labels.reshape(-1).long())),
     }
+    if not math.isfinite(values["accuracy"]):
+        return None
     if reference is not None:
         gap = reference.exp() * (reference - log_probabilities)
         values["kl"] = float(gap.sum(-1).mean())

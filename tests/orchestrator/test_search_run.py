@@ -174,8 +174,13 @@ class Watcher(Silent):
 
 
 def evaluator_processes() -> list[psutil.Process]:
-    """The living evaluators of this session's Ray."""
-    return [p for p in psutil.Process().children(recursive=True) if "ray::Evaluator" in " ".join(p.cmdline() or [""])]
+    """The two evaluators of the run at hand; those of the run before may take a moment to go."""
+    while True:
+        children = [p for p in psutil.Process().children(recursive=True) if p.status() != psutil.STATUS_ZOMBIE]
+        found = [p for p in children if "ray::Evaluator" in " ".join(p.cmdline())]
+        if len(found) == 2:
+            return found
+        time.sleep(0.05)
 
 
 class TestFaults:
