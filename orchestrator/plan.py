@@ -13,7 +13,7 @@ from rich.measure import Measurement
 from rich.table import Table
 
 from orchestrator.config.schema import ClusterSettings
-from orchestrator.preparation import Prepared
+from orchestrator.preparation import Prepared, slower_way
 from orchestrator.progress import duration
 from orchestrator.ray_cluster import connect
 from orchestrator.searches.registry import search_methods
@@ -43,7 +43,7 @@ class Plan:
         complete: whether the dry run came to its end; if not, there are at least that many.
         seconds_per_candidate: mean of a few, measured here with the threads of one evaluator.
         evaluators: how many the cluster holds.
-        way, reason: how candidates are scored, and where that is the plain way, why.
+        way, reason: how candidates are scored, and why no faster.
     """
 
     candidates: int
@@ -133,8 +133,8 @@ def show_plan(prepared: Prepared, plan: Plan, console: Console) -> None:
         f"{plan.evaluators} evaluator{'s' * (plan.evaluators != 1)}: {least}about {duration(plan.seconds)}",
         highlight=False,
     )
-    if plan.way == "plain":
-        console.print(f"every candidate takes a whole forward pass, because {plan.reason}", highlight=False)
+    if plan.reason:
+        console.print(f"{slower_way(plan.way)}, because {plan.reason}", highlight=False)
 
 
 def _layer_table(prepared: Prepared, console: Console) -> Table:

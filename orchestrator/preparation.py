@@ -26,11 +26,11 @@ from workers.checkpoint import fingerprint, load_checkpoint
 from workers.datasets import PreparedDataset, check_labels, open_dataset
 from workers.import_path import build, import_object
 from workers.scorer import judge_in_slices
-from workers.scoring import Subject
+from workers.scoring import Subject, Way
 from workers.shared_tensors import adopt, skeleton, weights_of
 from workers.splits import collect, data_fingerprint, draw_validation
 
-__all__ = ["Prepared", "build_model", "prepare"]
+__all__ = ["Prepared", "build_model", "prepare", "slower_way"]
 
 
 @dataclass(frozen=True)
@@ -121,6 +121,15 @@ def prepare(config: Config) -> Prepared:
     space = rank_space(found, chosen, binding=limited)
     problem = Problem(space, Budget.of(config.search.limits, space), config.search.objective, config.search.seed)
     return Prepared(config, model, found, chosen, problem, validation, test, fingerprints)
+
+
+def slower_way(way: Way) -> str:
+    """What it means that candidates are not scored in the fastest way."""
+    if way == "plain":
+        return "every candidate takes a whole forward pass"
+    return (
+        "every candidate runs the model's own forward, with its parent's outputs of the layers before the changed one"
+    )
 
 
 def _open(config: Config, source: dict[str, Any], key: str) -> PreparedDataset:

@@ -15,7 +15,7 @@ from torch import nn
 
 from orchestrator.evaluation_log import EvaluationLog
 from orchestrator.pool import Pool, PoolEvents
-from orchestrator.preparation import Prepared
+from orchestrator.preparation import Prepared, slower_way
 from orchestrator.progress import Observer, Snapshot
 from orchestrator.provenance import provenance
 from orchestrator.ray_cluster import Cluster, connect
@@ -118,8 +118,8 @@ def _choose_way(prepared: Prepared, factors: Mapping[str, Factors], observer: Ob
     space = prepared.space
     halves = space.normalise([max(1, layer.useful // 2) for layer in space.layers])
     way, reason = choose_scoring(prepared.subject(factors), [space.dense, halves])
-    if way == "plain":
-        observer.say(f"every candidate takes a whole forward pass, because {reason}; the answer is the same, later")
+    if reason:
+        observer.say(f"{slower_way(way)}, because {reason}; the answer is the same, later")
     return way
 
 
