@@ -14,6 +14,7 @@ from search_spaces.candidates import Score
 from search_spaces.layers import Layer
 from search_spaces.rank_space import RankVector
 from search_spaces.schemes.registry import schemes
+from workers.allocator import give_back_free_memory
 from workers.batch import Batch
 from workers.factoriser import factors_from
 from workers.import_path import import_object
@@ -88,7 +89,11 @@ class Evaluator:
         return [replace(score, worker=self._name) for score in self._scorer.score(parent, changes)]
 
     def damaged(self) -> list[str]:
-        """Names of the shared arrays that are not what they were when they were put; empty when all is well."""
+        """Names of the shared arrays that are not what they were when they were put; empty when all is well.
+
+        Asked at the end of a level, so it is also the moment to give free memory back.
+        """
+        give_back_free_memory()
         now = shared_checksums(self._shared.layers, self._stored_weights, self._stored_factors, self._stored_batch)
         return changed(self._shared.checksums, now)
 

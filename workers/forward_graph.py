@@ -10,22 +10,20 @@ import inspect
 import operator
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import fx, nn
+from torch.nn import functional
 
 from search_spaces.survey import without_fused_attention
 from workers.causes import cause
+from workers.out_of_place import CannotBeCut, is_fresh, make_out_of_place
 from workers.slot import Slot
 
 __all__ = ["CannotBeCut", "ForwardGraph", "Step", "trace_forward"]
 
 Env = list[Any]
-
-
-class CannotBeCut(Exception):
-    """Why a model's forward cannot be resumed in the middle, in one clause."""
 
 
 @dataclass
@@ -39,6 +37,10 @@ class Step:
         module: the module that it calls, if it does.
         free: steps whose values nobody needs after this one.
         users: how many steps read its value.
+        is_given: its value is an input or a constant, not computed.
+        fresh: its value is a new tensor, that shares memory with no other.
+        operation: `relu` or `add`, where it is that of `operands` and of nothing else.
+        operands: steps that it reads, where that is all it reads.
     """
 
     run: Callable[[Env], Any]
@@ -48,6 +50,10 @@ class Step:
     module: nn.Module | None = None
     free: list[int] = field(default_factory=list)
     users: int = 0
+    is_given: bool = False
+    fresh: bool = False
+    operation: Literal["", "relu", "add"] = ""
+    operands: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -81,8 +87,44 @@ class ForwardGraph:
         return env
 
 
+class _Proxy(fx.Proxy):
+    """Records `x += y` as what it is: torch.fx would make it `x = x + y`, which other names of x do not see."""
+
+    def __iadd__(self, other: object) -> Any:
+        return self._in_place(operator.iadd, other)
+
+    def __isub__(self, other: object) -> Any:
+        return self._in_place(operator.isub, other)
+
+    def __imul__(self, other: object) -> Any:
+        return self._in_place(operator.imul, other)
+
+    def __itruediv__(self, other: object) -> Any:
+        return self._in_place(operator.itruediv, other)
+
+    def _refuse(self, _other: object) -> Any:
+        raise CannotBeCut("it has an in-place operator other than +=, -=, *= and /=")
+
+    __ifloordiv__ = __imod__ = __ipow__ = __imatmul__ = __iand__ = __ior__ = __ixor__ = _refuse
+    __ilshift__ = __irshift__ = _refuse
+
+    def __setitem__(self, _place: object, _value: object) -> None:
+        raise CannotBeCut("it writes into a part of a tensor")
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if name not in ("tracer", "node") and not name.startswith("_"):
+            raise CannotBeCut(f"it sets the attribute {name} of a tensor")
+        super().__setattr__(name, value)
+
+    def _in_place(self, function: Callable[..., Any], other: object) -> Any:
+        return self.tracer.create_proxy("call_function", function, (self, other), {})
+
+
 class _Tracer(fx.Tracer):
     """Slots are leaves, like torch's own layers."""
+
+    def proxy(self, node: fx.Node) -> fx.Proxy:
+        return _Proxy(node, self)
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return isinstance(m, Slot) or super().is_leaf_module(m, module_qualified_name)
@@ -101,14 +143,30 @@ def trace_forward(model: nn.Module, inputs: torch.Tensor | Mapping[str, torch.Te
     try:
         with without_fused_attention():
             graph = _Tracer().trace(model, concrete_args=fixed or None)
+    except CannotBeCut:
+        raise
     except Exception as error:  # whatever the user's forward does to proxies
         raise CannotBeCut(f"torch.fx cannot trace its forward ({cause(error)})") from None
     graph.owning_module = model  # type: ignore[assignment]  # only looked up in, to tell what has side effects
-    graph.eliminate_dead_code()
     modules = dict(model.named_modules(remove_duplicate=False))
+    _check_leaves(graph, modules)
+    make_out_of_place(graph, modules)
+    graph.eliminate_dead_code()
     nodes = [node for node in graph.nodes if node.op != "output"]
     output = next(node for node in graph.nodes if node.op == "output")
     return _assemble_steps(model, modules, nodes, output, names)
+
+
+def _check_leaves(graph: fx.Graph, modules: Mapping[str, nn.Module]) -> None:
+    """Torch's own modules are single steps; a layer within one could not be the place of a cut."""
+    for node in graph.nodes:
+        module = modules[str(node.target)] if node.op == "call_module" else None
+        if (
+            module is not None
+            and not isinstance(module, Slot)
+            and any(isinstance(one, Slot) for one in module.modules())
+        ):
+            raise CannotBeCut(f"torch.fx does not look into torch's {type(module).__name__}, which calls layers")
 
 
 def _arguments(
@@ -135,15 +193,13 @@ def _assemble_steps(
     inputs: dict[str, int] = {}
     first_call: dict[Slot, int] = {}
     for position, node in enumerate(nodes):
-        if node.op == "placeholder":
-            inputs[names.get(str(node.target), str(node.target))] = position
-        step = _step(model, modules, node, index)
+        if node.op == "placeholder" and str(node.target) in names:
+            inputs[names[str(node.target)]] = position
+        step = _input_step(node, position) if node.op == "placeholder" else _step(model, modules, node, index)
         step.users = len(node.users)
         steps.append(step)
         if step.slot is not None:
             first_call.setdefault(step.slot, position)
-    if not set(names.values()) <= set(inputs):
-        raise CannotBeCut("its forward does not use all inputs")
     result = _evaluator(output.args[0], index)
     steps.append(Step(result, "output"))
     _plan_forgetting(steps, nodes, index, output)
@@ -154,82 +210,50 @@ def _plan_forgetting(steps: list[Step], nodes: list[fx.Node], index: dict[fx.Nod
     """Values are forgotten after their last reader, inputs and constants included."""
     for node in nodes:
         readers = [len(steps) - 1 if user is output else index[user] for user in node.users]
-        if readers and node.op != "get_attr":
-            steps[max(readers)].free.append(index[node])
+        if node.op != "get_attr":
+            steps[max(readers, default=index[node])].free.append(index[node])
+
+
+def _input_step(node: fx.Node, position: int) -> Step:
+    """An input stays what it is; an argument that is not given has its default."""
+    default = node.args[0] if node.args else None
+    return Step(lambda env: default if env[position] is None else env[position], node.name, is_given=True)
 
 
 def _step(model: nn.Module, modules: dict[str, nn.Module], node: fx.Node, index: dict[fx.Node, int]) -> Step:
-    position = index[node]
-    if node.op == "placeholder":
-        return Step(lambda env: env[position], node.name)
     if node.op == "get_attr":
         value = operator.attrgetter(str(node.target))(model)
-        return Step(lambda _env: value, node.name)
-    source = index[node.args[0]] if node.args and isinstance(node.args[0], fx.Node) else -1
-    target = _out_of_place(node, modules)
-    arguments = _call(target, node.args, node.kwargs, index)
+        return Step(lambda _env: value, node.name, is_given=True)
+    given = node.args[0] if node.args else node.kwargs.get("input")
+    source = index[given] if isinstance(given, fx.Node) else -1
     module = modules[str(node.target)] if node.op == "call_module" else None
-    return Step(arguments, node.name, module if isinstance(module, Slot) else None, source, module)
+    step = Step(_call(_target(node, module), node.args, node.kwargs, index), node.name, source=source, module=module)
+    step.slot = module if isinstance(module, Slot) else None
+    step.fresh = is_fresh(node, modules)
+    if not node.kwargs and all(isinstance(arg, fx.Node) for arg in node.args):
+        step.operation = _operation(node, module)
+        step.operands = tuple(index[arg] for arg in node.all_input_nodes)
+    return step
 
 
-def _out_of_place(node: fx.Node, modules: dict[str, nn.Module]) -> Callable[..., Any]:
-    """What a node calls, without writing to its input.
-
-    Raises:
-        CannotBeCut: it writes to a value that others read as well, or that may share memory with another.
-    """
-    if node.op == "call_module":
-        module = modules[str(node.target)]
-        if getattr(module, "inplace", False):
-            _check_private(node, modules)
-            setattr(module, "inplace", False)  # noqa: B010  # torch's types know no such attribute of a module
+def _target(node: fx.Node, module: nn.Module | None) -> Callable[..., Any]:
+    """What a node calls."""
+    if module is not None:
         return module
     if node.op == "call_method":
         name = str(node.target)
-        if name.endswith("_") and not name.endswith("__"):
-            _check_private(node, modules)
-            name = name[:-1]
-            if not hasattr(torch.Tensor, name):
-                raise CannotBeCut(f"it calls {node.target} on a tensor in place")
         return lambda value, *args, **kwargs: getattr(value, name)(*args, **kwargs)
     function: Callable[..., Any] = node.target  # type: ignore[assignment]
-    if function in _IN_PLACE_OPERATORS:
-        _check_private(node, modules)
-        return _IN_PLACE_OPERATORS[function]
-    if function in (setattr, operator.setitem):
-        raise CannotBeCut("it writes into a tensor in place")
-    if node.kwargs.get("inplace"):
-        _check_private(node, modules)
-        node.kwargs = {name: value for name, value in node.kwargs.items() if name != "inplace"}
-    if getattr(function, "__name__", "").endswith("_") or "out" in node.kwargs:
-        raise CannotBeCut(f"it calls {getattr(function, '__name__', function)} in place")
     return function
 
 
-_IN_PLACE_OPERATORS: dict[Any, Callable[..., Any]] = {
-    operator.iadd: operator.add,
-    operator.isub: operator.sub,
-    operator.imul: operator.mul,
-    operator.itruediv: operator.truediv,
-}
-
-_FRESH_MODULES = (nn.Conv2d, nn.Linear, nn.BatchNorm2d, nn.LayerNorm, nn.GroupNorm, nn.MaxPool2d, nn.AvgPool2d)
-_FRESH_FUNCTIONS = {operator.add, operator.iadd, operator.mul, operator.sub, torch.add, torch.cat, torch.mul}
-
-
-def _check_private(node: fx.Node, modules: dict[str, nn.Module]) -> None:
-    """An in-place operation may be replaced if its input is a new tensor that only it reads.
-
-    A view of another tensor is no new tensor: writing to it would change the other one.
-    """
-    source = node.args[0]
-    if not isinstance(source, fx.Node) or len(source.users) != 1:
-        raise CannotBeCut(f"{node.name} writes in place to a value that is read elsewhere")
-    module = modules.get(str(source.target)) if source.op == "call_module" else None
-    is_fresh_function = source.op == "call_function" and source.target in _FRESH_FUNCTIONS
-    if isinstance(module, (Slot, *_FRESH_MODULES)) or is_fresh_function:
-        return
-    raise CannotBeCut(f"{node.name} writes in place to what may be a view of another value")
+def _operation(node: fx.Node, module: nn.Module | None) -> Literal["", "relu", "add"]:
+    """Which of the operations that may reuse memory a node is."""
+    if node.target in (operator.add, torch.add, "add") and len(node.args) == 2:
+        return "add"
+    is_module = type(module) is nn.ReLU and not module._forward_hooks and not module._forward_pre_hooks
+    is_relu = is_module or node.target in (torch.relu, functional.relu, "relu")
+    return "relu" if is_relu and len(node.args) == 1 else ""
 
 
 def _call(

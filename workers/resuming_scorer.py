@@ -6,45 +6,32 @@ goes on from there with the parent's values, which are shared and never written 
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from contextlib import AbstractContextManager
+from typing import Any
 
 import torch
-from torch import nn
+from torch import fx, nn
 
-from search_spaces.candidates import Score
 from search_spaces.layers import Layer
 from search_spaces.rank_space import RankVector
 from search_spaces.schemes.contract import Factors, Scheme
-from workers.batch import Batch, logits
+from workers.batch import Batch
 from workers.causes import cause
-from workers.forward_graph import CannotBeCut, Env, Step, trace_forward
-from workers.prepared_layer import PreparedLayers, fold_of
-from workers.scorer import Change, Metric, child_of, judge
+from workers.forward_graph import CannotBeCut, Env, ForwardGraph, trace_forward
+from workers.memory_reuse import Shape, reuse_memory
+from workers.prepared_layer import PREPARED_BYTES, PreparedLayers
+from workers.scorer import Change, Metric
+from workers.sliced_scorer import Child, SlicedScorer, channels_last, slice_size_for
 from workers.slot import Slot, open_slots
 
 __all__ = ["ResumingScorer"]
 
-SLICE_BYTES = 1 << 20
-"""Largest activation of a slice: half a usual second-level cache, where a layer finds what the last one wrote."""
 
-
-@dataclass
-class _Child:
-    """A child on its way through the slices."""
-
-    position: int
-    ranks: RankVector
-    change: Change
-    start: int
-    totals: dict[str, float] = field(default_factory=dict)
-    seconds: float = 0.0
-    failure: Score | None = None
-
-
-class ResumingScorer:
+class ResumingScorer(SlicedScorer):
     """Holds one model as a graph of steps, and the validation batch in slices.
+
+    Memory: the parent's values that are still needed at the cut, and one child's, of one slice at a time.
 
     Args:
         model: the dense network in eval mode; its layers are replaced by slots. Nothing here writes to its
@@ -57,7 +44,7 @@ class ResumingScorer:
         limit_bytes: of prepared weights; see `PreparedLayers`.
 
     Raises:
-        CannotBeCut: the model's forward cannot be resumed; the plain way remains.
+        CannotBeCut: the model's forward cannot be resumed; other ways remain.
     """
 
     def __init__(
@@ -69,126 +56,141 @@ class ResumingScorer:
         batch: Batch,
         metric: Metric,
         slice_size: int | None = None,
-        limit_bytes: int = 64 << 20,
+        limit_bytes: int = PREPARED_BYTES,
     ) -> None:
-        self._model = model.eval().requires_grad_(False)
-        self._slots = open_slots(self._model, list(layers), list(schemes), dict(factors))
-        self._graph = trace_forward(self._model, batch.inputs)
+        super().__init__(metric)
+        model = model.eval().requires_grad_(False)
+        self._slots = open_slots(model, list(layers), list(schemes), dict(factors))
+        self._graph = trace_forward(model, batch.inputs)
         missing = [slot.layer.name for slot in self._slots if slot not in self._graph.first_call]
         if missing:
             raise CannotBeCut(f"its traced forward never calls {', '.join(missing)}")
-        self._prepared = PreparedLayers(limit_bytes)
-        self._metric = metric
-        self._dense: RankVector = (None,) * len(self._slots)
-        self._index_of = {slot: index for index, slot in enumerate(self._slots)}
-        self._fold_norms()
-        self._ranks: RankVector = self._dense
+        self._prepared = PreparedLayers(self._slots, limit_bytes)
+        dense: RankVector = (None,) * len(self._slots)
+        self._ranks = dense
+        folded = _fold_norms(self._graph, self._prepared)
         self._bind_slots()
-        self._size = len(batch)
-        with torch.inference_mode():
-            self._slices = [_laid_out(part) for part in batch.split(slice_size or self._slice_size(batch))]
-            self._references = [self._reference(part) for part in self._slices]
+        shapes = self._first_pass(batch)
+        self.reused = reuse_memory(self._graph, folded, shapes)
+        self._set_slices(batch, slice_size or slice_size_for(len(batch), self.sample_bytes), dense)
 
-    def score(self, parent: RankVector, changes: Sequence[Change]) -> list[Score]:
-        """Scores the children of one parent, each given by how it differs from it; in their order."""
-        children = [self._child(parent, change, position) for position, change in enumerate(changes)]
-        in_order = sorted(children, key=lambda child: child.start)
-        with torch.inference_mode():
-            for part, reference in zip(self._slices, self._references, strict=True):
-                self._pass(parent, in_order, part, reference)
-        return [self._score(child) for child in children]
+    def _mode(self) -> AbstractContextManager[object]:
+        return torch.inference_mode()
 
-    def _child(self, parent: RankVector, change: Change, position: int) -> _Child:
+    def _laid_out(self, part: Batch) -> Batch:
+        return channels_last(part)
+
+    def _start(self, parent: RankVector, change: Change) -> int:
+        """The step that calls the first changed layer; the last step, which hands the outputs on, if none is."""
         starts = [self._graph.first_call[self._slots[index]] for index, rank in change.items() if rank != parent[index]]
-        end = len(self._graph.steps) - 1
-        return _Child(position, child_of(parent, change), change, min(starts, default=end))
+        return min(starts, default=len(self._graph.steps) - 1)
 
-    def _pass(self, parent: RankVector, children: list[_Child], part: Batch, reference: torch.Tensor) -> None:
-        """Takes one slice through the parent and all its children that have not failed."""
+    def _in_order(self, children: list[Child]) -> list[Child]:
+        """The parent moves on from child to child."""
+        return sorted(children, key=lambda child: child.start)
+
+    def _open_slice(self, parent: RankVector, part: Batch) -> Callable[[Child], object]:
         graph, end = self._graph, len(self._graph.steps)
         env = graph.begin(part.inputs)
         reached = 0
-        for child in children:
-            if child.failure is not None:
-                continue
-            started = time.perf_counter()
+        broken: Exception | None = None
+
+        def run(child: Child) -> object:
+            nonlocal reached, broken
+            if broken is not None:
+                raise broken
             try:
                 self._ranks = parent
                 graph.run(env, reached, child.start)
-                reached = child.start
-                self._ranks = child.ranks
-                own: Env = env.copy()
-                graph.run(own, reached, end)
-                values = judge(own[-1], part, self._metric, reference)
-            except Exception as error:  # one bad candidate never ends a run
-                child.failure = Score(child.ranks, status="error", reason=cause(error))
-                continue
-            finally:
-                child.seconds += time.perf_counter() - started
-            if values is None:
-                child.failure = Score(child.ranks, status="nan", reason="the network's outputs are not finite")
-                continue
-            for name, value in values.items():
-                child.totals[name] = child.totals.get(name, 0.0) + value * len(part)
+            except Exception as error:  # the other children share these steps
+                broken = error
+                raise
+            reached = child.start
+            self._ranks = child.ranks
+            own: Env = env.copy()
+            graph.run(own, reached, end)
+            return own[-1]
 
-    def _score(self, child: _Child) -> Score:
-        if child.failure is not None:
-            return Score(child.ranks, {}, child.seconds, status=child.failure.status, reason=child.failure.reason)
-        return Score(child.ranks, {name: total / self._size for name, total in child.totals.items()}, child.seconds)
+        return run
 
     def _bind_slots(self) -> None:
         """Makes every step that calls a slot use the prepared layer at the rank in force."""
+        index_of = {slot: index for index, slot in enumerate(self._slots)}
         for step in self._graph.steps:
             if step.slot is not None:
-                step.run = self._slot_call(step.slot, step.source)
+                step.run = self._slot_call(step.slot, index_of[step.slot], step.source)
 
-    def _slot_call(self, slot: Slot, source: int) -> Callable[[Env], object]:
-        index, prepared = self._index_of[slot], self._prepared
+    def _slot_call(self, slot: Slot, index: int, source: int) -> Callable[[Env], object]:
+        prepared = self._prepared
         return lambda env: prepared.forward(slot, self._ranks[index])(env[source])
 
-    def _fold_norms(self) -> None:
-        """Folds batch norms that read nothing but the output of a slot, which nobody else reads."""
-        steps = self._graph.steps
-        calls: dict[int, int] = {}
-        for step in steps:
-            if step.module is not None:
-                calls[id(step.module)] = calls.get(id(step.module), 0) + 1
-        for step in steps:
-            if not isinstance(step.module, nn.BatchNorm2d) or calls[id(step.module)] > 1:
-                continue
-            source: Step = steps[step.source]
-            if source.slot is None or source.users != 1 or calls[id(source.module)] > 1:
-                continue
-            fold = fold_of(step.module)
-            if fold is not None:
-                self._prepared.fold(source.slot, fold)
-                step.run = _same(step.source)
+    def _first_pass(self, batch: Batch) -> list[Shape | None]:
+        """Takes two samples through the dense network; the shape and type of every step's value.
 
-    def _reference(self, part: Batch) -> torch.Tensor:
-        """The dense network's log-probabilities in float32."""
-        env = self._graph.begin(part.inputs)
-        self._ranks = self._dense
-        self._graph.run(env, 0, len(self._graph.steps))
-        return torch.log_softmax(logits(env[-1]).float(), dim=-1)
+        Finds the largest activation on the way.
 
-    def _slice_size(self, batch: Batch) -> int:
-        """Samples whose largest activation fits `SLICE_BYTES`: measured on one sample."""
-        env = self._graph.begin(batch.example().inputs)
+        Raises:
+            CannotBeCut: a step fails, or writes to a value that it was given.
+        """
+        few = channels_last(next(batch.split(2)))
+        env = self._graph.begin(few.inputs)
+        shapes: list[Shape | None] = []
         largest = 1
-        self._ranks = self._dense
-        for index, step in enumerate(self._graph.steps):
-            env[index] = step.run(env)
-            if isinstance(env[index], torch.Tensor) and step.module is not None:
-                largest = max(largest, env[index].numel() * env[index].element_size())
-        return max(1, min(len(batch), SLICE_BYTES // largest))
+        with torch.no_grad():  # not inference mode: its tensors do not count how often they were written to
+            for index, step in enumerate(self._graph.steps):
+                before = _versions(env)
+                try:
+                    env[index] = step.run(env)
+                except Exception as error:
+                    raise CannotBeCut(f"its forward does not run step by step ({cause(error)})") from None
+                if any(version != tensor._version for tensor, version in before):
+                    raise CannotBeCut(f"{step.name} writes to a value that it was given")
+                value = env[index]
+                is_tensor = isinstance(value, torch.Tensor)
+                shapes.append((tuple(value.shape), value.dtype) if is_tensor else None)
+                if is_tensor and not step.is_given:
+                    largest = max(largest, value.numel() * value.element_size() // len(few))
+                for dead in step.free:
+                    env[dead] = None
+        self.sample_bytes = largest
+        return shapes
+
+
+def _versions(env: Env) -> list[tuple[torch.Tensor, int]]:
+    """Every tensor of the environment with its count of writes."""
+    found: list[tuple[torch.Tensor, int]] = []
+
+    def note(value: Any) -> Any:
+        if isinstance(value, torch.Tensor) and not value.is_inference():
+            found.append((value, value._version))
+        return value
+
+    fx.node.map_aggregate([value for value in env if value is not None], note)
+    return found
+
+
+def _fold_norms(graph: ForwardGraph, prepared: PreparedLayers) -> dict[int, int]:
+    """Folds batch norms that read nothing but the output of a slot, which nobody else reads.
+
+    Returns:
+        By the index of each such step, which only hands the value on now, the index of the slot's.
+    """
+    calls: dict[int, int] = {}
+    for step in graph.steps:
+        if step.module is not None:
+            calls[id(step.module)] = calls.get(id(step.module), 0) + 1
+    folded: dict[int, int] = {}
+    for index, step in enumerate(graph.steps):
+        if not isinstance(step.module, nn.BatchNorm2d) or calls[id(step.module)] > 1 or step.source < 0:
+            continue
+        source = graph.steps[step.source]
+        if source.slot is None or source.users != 1 or calls[id(source.module)] > 1:
+            continue
+        if prepared.fold(source.slot, step.module):
+            step.run = _same(step.source)
+            folded[index] = step.source
+    return folded
 
 
 def _same(source: int) -> Callable[[Env], object]:
     return lambda env: env[source]
-
-
-def _laid_out(part: Batch) -> Batch:
-    """Images with their channels last in memory: convolutions are up to three times faster so."""
-    if isinstance(part.inputs, torch.Tensor) and part.inputs.dim() == 4:
-        return Batch(part.inputs.contiguous(memory_format=torch.channels_last), part.labels)
-    return part

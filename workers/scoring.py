@@ -1,32 +1,46 @@
-"""Chooses how a model is scored: by resuming its forward pass where that is possible and right, else the plain way."""
+"""Chooses how a model is scored: the fastest way that is possible and gives what the assembled network gives."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
 import torch
 from torch import nn
 
-from search_spaces.assembly import assemble
 from search_spaces.candidates import Score
 from search_spaces.errors import ConfigError
 from search_spaces.layers import Layer
 from search_spaces.rank_space import RankVector
 from search_spaces.schemes.contract import Factors, Scheme
-from workers.batch import Batch, accuracy, run_model
-from workers.forward_graph import CannotBeCut
+from workers.batch import Batch, accuracy, logits
+from workers.causes import cause
+from workers.out_of_place import CannotBeCut
+from workers.repeatability import assembled_outputs, check_repeatable, metric_writes, same_outputs
+from workers.replaying_scorer import ReplayingScorer
 from workers.resuming_scorer import ResumingScorer
-from workers.scorer import Change, Metric, PlainScorer, judge
+from workers.scorer import Change, Metric, PlainScorer
 
 __all__ = ["Scorer", "Subject", "Way", "choose_scoring", "make_scorer"]
 
-Way = Literal["resumed", "plain"]
-"""`resumed`: go on from the parent's values at the changed layer. `plain`: one whole pass per candidate."""
+Way = Literal["resumed", "replayed", "plain"]
+"""How candidates are scored.
+
+`resumed`: go on from the parent's values at the changed layer. `replayed`: run the forward as it is written, with the
+parent's outputs of the layers before the changed one. `plain`: one whole pass per candidate.
+"""
+
+_FAST: Mapping[Way, type[ResumingScorer] | type[ReplayingScorer]] = {
+    "resumed": ResumingScorer,
+    "replayed": ReplayingScorer,
+}
 
 CHECKED = 8
-"""Samples on which the fast way is compared with assembled networks."""
+"""Samples on which the fast ways are compared with the plain one, child by child."""
+
+WHOLE_BYTES = 4 << 30
+"""A fast way's slices are compared with the whole batch at once where its largest activation is no larger than this."""
 
 
 class Scorer(Protocol):
@@ -55,87 +69,126 @@ class Subject:
     slice_size: int | None
 
 
-def make_scorer(way: Way, subject: Subject, batch: Batch | None = None) -> Scorer:
+def make_scorer(way: Way, subject: Subject) -> Scorer:
     """A scorer.
 
-    Args:
-        way: how.
-        batch: instead of the subject's.
-
     Raises:
-        CannotBeCut: the forward cannot be resumed.
+        CannotBeCut: the forward cannot be scored in this way.
     """
-    scored = batch or subject.batch
-    arguments = (subject.model(), subject.layers, subject.schemes, subject.factors, scored, subject.metric)
+    arguments = (subject.model(), subject.layers, subject.schemes, subject.factors, subject.batch, subject.metric)
     if way == "plain":
         return PlainScorer(*arguments, subject.slice_size)
+    return _make_fast(way, subject)
+
+
+def _make_fast(way: Way, subject: Subject) -> ResumingScorer | ReplayingScorer:
     slice_size = subject.slice_size
     if slice_size is None and subject.metric is not accuracy:
-        slice_size = len(scored)  # nobody says that the user's metric is a mean over samples
-    return ResumingScorer(*arguments, slice_size)
+        slice_size = len(subject.batch)  # nobody says that the user's metric is a mean over samples
+    return _FAST[way](
+        subject.model(), subject.layers, subject.schemes, subject.factors, subject.batch, subject.metric, slice_size
+    )
 
 
 def choose_scoring(subject: Subject, candidates: Sequence[RankVector]) -> tuple[Way, str]:
-    """Checks the model and the fast way before anything is scored.
+    """Checks the model and the fast ways before anything is scored.
 
-    Every layer is changed once in a child of every given parent, on a few samples, and compared with the plain
-    pass of the assembled network.
+    Every layer is changed once in a child of every given parent, on a few samples, and the outputs are compared with
+    the plain pass's; that is compared with the assembled network's; and the slices of the batch with the whole batch.
+
+    Args:
+        candidates: rank vectors; at least one.
 
     Returns:
-        The way, and where it is the plain one, why, in one clause.
+        The way, and why the faster ones were not taken, in one clause; empty for the fastest.
 
     Raises:
         ConfigError: even the plain way does not give what the assembled network gives: the forward is random, keeps
             state, or changes its inputs.
     """
-    few = next(subject.batch.split(min(CHECKED, len(subject.batch))))
-    _check_repeatable(subject, few)
-    plain = make_scorer("plain", subject, few)
+    few = replace(subject, batch=_first(subject.batch, CHECKED))
+    check_repeatable(subject.model, few.batch)
+    plain = _PlainOutputs(few)
     for ranks in candidates:
-        if not _agree(plain.score(ranks, [{}])[0], _assembled(subject, ranks, few)):
-            raise ConfigError(
-                "model",
-                "scoring and the assembled network disagree: its forward keeps state, changes its inputs, or reads its "
-                "layers' weights elsewhere; make it a function of its input",
-            )
+        expected = assembled_outputs(subject.model, subject.layers, subject.schemes, ranks, subject.factors, few.batch)
+        if not same_outputs(plain(ranks, {}), expected):
+            raise _stateful()
+    first = plain(candidates[0], {})
+    chosen, reasons = _fastest(subject, few, plain, candidates)
+    if not same_outputs(plain(candidates[0], {}), first):
+        raise _stateful()
+    return chosen, "; ".join(reasons)
+
+
+def _fastest(
+    subject: Subject, few: Subject, plain: _PlainOutputs, candidates: Sequence[RankVector]
+) -> tuple[Way, list[str]]:
+    """The first fast way that is right, and why those before it are not."""
+    if metric_writes(subject.model, subject.metric, few.batch):
+        return "plain", ["the metric writes to the outputs that it judges"]
+    reasons: list[str] = []
+    for way in _FAST:
+        reason = _reason_against(way, subject, few, plain, candidates)
+        if not reason:
+            return way, reasons
+        if reason not in reasons:
+            reasons.append(reason)
+    return "plain", reasons
+
+
+def _reason_against(
+    way: Way, subject: Subject, few: Subject, plain: _PlainOutputs, candidates: Sequence[RankVector]
+) -> str:
+    """Why a fast way does not do, in one clause; empty if it does."""
     try:
-        fast = make_scorer("resumed", subject, few)
+        scorer = _make_fast(way, subject)
+        sizes = scorer.slice_sizes
+        halves = -(-len(few.batch) // 2) if len(sizes) > 1 and subject.slice_size is None else few.slice_size
+        small = _make_fast(way, replace(few, slice_size=halves))
     except CannotBeCut as reason:
-        return "plain", str(reason)
+        return str(reason)
+    except Exception as error:  # whatever the user's forward does where it is cut
+        return f"{way}, its forward fails ({cause(error)})"
+    if len(sizes) > 1:
+        # Where the whole batch would take too much memory, what shows in twice a slice has to do.
+        whole = len(subject.batch) * scorer.sample_bytes <= WHOLE_BYTES
+        part = subject if whole else replace(subject, batch=_first(subject.batch, 2 * sizes[0]))
+        if not same_outputs(
+            _make_fast(way, part).outputs(candidates[-1], [{}])[0], _PlainOutputs(part)(candidates[-1], {})
+        ):
+            return "what it gives for a sample depends on the others in the batch"
     for parent in candidates:
         changes: list[Change] = [{index: 1 if rank is None else None} for index, rank in enumerate(parent)]
-        for resumed, whole in zip(fast.score(parent, changes), plain.score(parent, changes), strict=True):
-            if not _agree(resumed, whole):
-                return "plain", "resumed at a layer, it does not compute what it computes from the start"
-    return "resumed", ""
+        for fast, change in zip(small.outputs(parent, changes), changes, strict=True):
+            if not same_outputs(fast, plain(parent, change)):
+                return f"{way}, it does not compute what it computes in one pass"
+    return ""
 
 
-def _check_repeatable(subject: Subject, few: Batch) -> None:
-    """Two passes of the same network over the same samples give the same, or the model is random.
+class _PlainOutputs:
+    """The plain way's logits; None for a network whose forward raises or whose outputs are not finite."""
 
-    Raises:
-        ConfigError: they do not.
-    """
-    dense: RankVector = (None,) * len(subject.layers)
-    first, second = (_assembled(subject, dense, few) for _ in range(2))
-    if first.values != second.values:
-        raise ConfigError(
-            "model",
-            "two passes over the same samples give different outputs: dropout left on, or something else random in its "
-            "forward; scores would mean nothing",
-        )
+    def __init__(self, subject: Subject) -> None:
+        self._seen: list[torch.Tensor] = []
+        self._scorer = make_scorer("plain", replace(subject, metric=self._note))
 
+    def __call__(self, parent: RankVector, change: Change) -> torch.Tensor | None:
+        self._seen.clear()
+        score = self._scorer.score(parent, [change])[0]
+        return torch.cat(self._seen) if score.ok else None
 
-def _assembled(subject: Subject, ranks: RankVector, batch: Batch) -> Score:
-    """The score of the network that would be handed over, by one plain pass."""
-    with torch.inference_mode():
-        network = assemble(subject.model(), subject.layers, subject.schemes, ranks, subject.factors)
-        values = judge(run_model(network, batch.inputs), batch, subject.metric, None)
-    return Score(ranks, status="nan") if values is None else Score(ranks, values)
+    def _note(self, outputs: object, _part: Batch) -> float:
+        self._seen.append(logits(outputs).clone())
+        return 0.0
 
 
-def _agree(one: Score, other: Score) -> bool:
-    """Whether losses differ by less than 1e-3 relative: far above rounding, far below a wrong layer."""
-    if not one.ok or not other.ok:
-        return one.status == other.status
-    return abs(one.values["loss"] - other.values["loss"]) <= 1e-3 * max(1.0, abs(other.values["loss"]))
+def _first(batch: Batch, samples: int) -> Batch:
+    return next(batch.split(min(samples, len(batch))))
+
+
+def _stateful() -> ConfigError:
+    return ConfigError(
+        "model",
+        "scoring and the assembled network disagree: its forward keeps state, changes its inputs, or reads its "
+        "layers' weights elsewhere; make it a function of its input",
+    )
