@@ -178,11 +178,14 @@ def _check_metric(config: Config, model: nn.Module, validation: Batch) -> None:
 
     def judged(outputs: object, batch: Batch) -> float:
         try:
-            return float(metric(outputs, batch))
+            value = float(metric(outputs, batch))
         except Exception as error:
             raise ConfigError(
                 "metric", f"{config.metric} raised {cause(error)}; give a function of (outputs, batch)"
             ) from None
+        if math.isnan(value):
+            raise ConfigError("metric", f"{config.metric} gives NaN for the dense network")
+        return value
 
     try:
         values = judge_in_slices(model, validation.split(config.data.slice_size or len(validation)), judged)
@@ -194,8 +197,6 @@ def _check_metric(config: Config, model: nn.Module, validation: Batch) -> None:
         ) from None
     if values is None:
         raise ConfigError("model", "the dense network's outputs are not finite on the validation batch")
-    if math.isnan(values["accuracy"]):
-        raise ConfigError("metric", f"{config.metric} gives NaN for the dense network")
 
 
 def _shapes(batch: Batch) -> str:
