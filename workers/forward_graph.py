@@ -131,7 +131,7 @@ class _Tracer(fx.Tracer):
 
 
 def trace_forward(model: nn.Module, inputs: torch.Tensor | Mapping[str, torch.Tensor]) -> ForwardGraph:
-    """Traces a model whose layers are slots.
+    """Traces a model whose layers are slots; its modules do not work in place any more.
 
     Args:
         inputs: as the model is called with; only the names matter.

@@ -38,11 +38,12 @@ def check_repeatable(model: Callable[[], nn.Module], batch: Batch) -> None:
         ConfigError: they do not.
     """
     inputs = _copied(batch)
-    draws = _random_states()
-    first = _outputs(model(), inputs)
+    network = model()
+    before = _random_states()
+    first = _outputs(network, inputs)
+    drawn = _random_states() != before
     if not _equal_inputs(inputs, batch):
         raise ConfigError("model", "its forward writes to its inputs; let it work on a copy (`x = x.clone()`)")
-    drawn = _random_states() != draws
     other = _outputs(model(), inputs)
     network = model()
     again = [_outputs(network, inputs) for _ in range(PASSES_WITH_DRAWS if drawn else PASSES)]

@@ -17,11 +17,12 @@ from torch import nn
 from search_spaces.layers import Layer
 from search_spaces.rank_space import RankVector
 from search_spaces.schemes.contract import Factors, Scheme
-from workers.batch import Batch, run_model
+from workers.batch import Batch, logits, run_model
 from workers.causes import cause
 from workers.forward_watch import watch
 from workers.out_of_place import CannotBeCut
 from workers.prepared_layer import PREPARED_BYTES, PreparedLayers
+from workers.repeatability import same_outputs
 from workers.scorer import Change, Metric
 from workers.sliced_scorer import Child, SlicedScorer, channels_last, slice_size_for
 from workers.slot import open_slots
@@ -57,7 +58,7 @@ class ReplayingScorer(SlicedScorer):
         prepared_bytes: of prepared weights; see `PreparedLayers`.
 
     Raises:
-        CannotBeCut: the forward does not run on slices of the batch, or could write to what is remembered unseen.
+        CannotBeCut: the forward does not run on two samples, or could write to what is remembered unseen.
     """
 
     def __init__(
@@ -79,29 +80,41 @@ class ReplayingScorer(SlicedScorer):
         self._dense: RankVector = (None,) * len(self._slots)
         self._first_call: dict[int, int] = {}
         self.written: set[int] = set()
-        for self._channels_last in (True, False):
-            self._prepared = PreparedLayers(self._slots, self._prepared_bytes, self._channels_last)
-            try:
-                self._take(batch, slice_size)
-                return
-            except CannotBeCut:
-                raise
-            except Exception as error:  # `view` fails on images with their channels last, for one
-                failure = error
-        raise CannotBeCut(f"its forward does not run in slices of the batch ({cause(failure)})")
+        few = next(batch.split(min(2, len(batch))))
+        self._lay_out(channels_last=False)
+        expected = self._dense_outputs(few)
+        self._lay_out(channels_last=True)
+        if not same_outputs(self._dense_outputs(few), expected):  # `view` fails so, and `flatten` gives no view
+            self._lay_out(channels_last=False)
+        automatic = self._slice_size(few, len(batch))
+        self._set_slices(batch, slice_size or automatic, self._dense)
 
-    def _take(self, batch: Batch, slice_size: int | None) -> None:
-        """Cuts the batch into slices; for that, takes two samples through the dense network and watches them."""
-        self._first_call = {}
-        self._answer_with(self._note_call)
-        few = self._laid_out(next(batch.split(min(2, len(batch)))))
+    def _lay_out(self, channels_last: bool) -> None:
+        """Chooses the memory layout of images."""
+        self._channels_last = channels_last
+        self._prepared = PreparedLayers(self._slots, self._prepared_bytes, channels_last)
+
+    def _dense_outputs(self, few: Batch) -> torch.Tensor | None:
+        """The dense network's logits; None where the forward raises."""
         with self._mode():
-            seen = watch(lambda: run_model(self._model, few.inputs))
+            try:
+                outputs = self._open_slice(self._dense, self._laid_out(few))(Child(self._dense, 0))
+            except Exception:
+                return None
+            return logits(outputs).clone()
+
+    def _slice_size(self, few: Batch, samples: int) -> int:
+        """Watches a pass of a few samples: the order of calls, the largest activation, and what forbids slices."""
+        self._answer_with(self._note_call)
+        try:
+            with self._mode():
+                seen = watch(lambda: run_model(self._model, self._laid_out(few).inputs))
+        except Exception as error:
+            raise CannotBeCut(f"its forward does not run on {len(few)} samples ({cause(error)})") from None
         if seen.reaches_memory:
             raise CannotBeCut("its forward takes .data or an array of a tensor, where it could write unseen")
         self.sample_bytes = max(1, seen.largest_bytes // len(few))
-        automatic = len(batch) if seen.reads_values else slice_size_for(len(batch), self.sample_bytes)
-        self._set_slices(batch, slice_size or automatic, self._dense)
+        return samples if seen.reads_values else slice_size_for(samples, self.sample_bytes)
 
     def _note_call(self, index: int, inputs: torch.Tensor) -> torch.Tensor:
         self._first_call.setdefault(index, len(self._first_call))

@@ -153,9 +153,8 @@ def _reason_against(
         # Where the whole batch would take too much memory, what shows in twice a slice has to do.
         whole = len(subject.batch) * scorer.sample_bytes <= WHOLE_BYTES
         part = subject if whole else replace(subject, batch=_first(subject.batch, 2 * sizes[0]))
-        if not same_outputs(
-            _make_fast(way, part).outputs(candidates[-1], [{}])[0], _PlainOutputs(part)(candidates[-1], {})
-        ):
+        in_slices = scorer if whole else _make_fast(way, replace(part, slice_size=sizes[0]))
+        if not same_outputs(in_slices.outputs(candidates[-1], [{}])[0], _PlainOutputs(part)(candidates[-1], {})):
             return "what it gives for a sample depends on the others in the batch"
     for parent in candidates:
         changes: list[Change] = [{index: 1 if rank is None else None} for index, rank in enumerate(parent)]

@@ -1,0 +1,50 @@
+"""Specifies what the fast ways share: sizes of slices, and sums over them. The ways themselves have their own files."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from workers.batch import Batch
+from workers.sliced_scorer import SLICE_BYTES, Child, channels_last, slice_size_for
+
+
+@given(samples=st.integers(1, 5000), sample_bytes=st.integers(0, 4 * SLICE_BYTES))
+def test_slices_fit_the_cache_and_are_of_like_size(samples: int, sample_bytes: int) -> None:
+    size = slice_size_for(samples, sample_bytes)
+    assert 1 <= size <= samples
+    assert size * sample_bytes <= SLICE_BYTES or size == 1
+    slices = -(-samples // size)
+    assert size - 1 < samples / slices <= size  # no smaller size gives as few slices
+
+
+@pytest.mark.parametrize(("samples", "sample_bytes", "size"), [(256, 65536, 43), (256, 1, 256), (256, 1 << 30, 1)])
+def test_sizes_by_hand(samples: int, sample_bytes: int, size: int) -> None:
+    assert slice_size_for(samples, sample_bytes) == size
+
+
+@given(hits=st.lists(st.tuples(st.integers(0, 50), st.integers(1, 50)), min_size=1, max_size=30))
+def test_hits_are_counted_exactly(hits: list[tuple[int, int]]) -> None:
+    child = Child((), 0)
+    size = sum(total for _, total in hits)
+    for right, total in hits:
+        child.totals["accuracy"] = child.totals.get("accuracy", 0.0) + min(right, total) / total * total
+    assert child.score(size).values["accuracy"] == sum(min(right, total) for right, total in hits) / size
+
+
+def test_a_failure_is_the_score() -> None:
+    child = Child((3, None), 0, {"loss": 1.0}, seconds=2.0)
+    child.fail("nan", "why")
+    score = child.score(10)
+    assert (score.ranks, score.status, score.reason, score.seconds, score.values) == ((3, None), "nan", "why", 2.0, {})
+
+
+def test_images_alone_are_laid_out_anew() -> None:
+    inputs = {"pixels": torch.randn(2, 3, 4, 4), "mask": torch.ones(2, 5)}
+    laid_out = channels_last(Batch(inputs, torch.zeros(2))).inputs
+    assert isinstance(laid_out, dict)
+    assert laid_out["pixels"].is_contiguous(memory_format=torch.channels_last)
+    assert torch.equal(laid_out["pixels"], inputs["pixels"])
+    assert laid_out["mask"] is inputs["mask"]
