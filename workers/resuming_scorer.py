@@ -78,7 +78,8 @@ class ResumingScorer(SlicedScorer):
         return torch.inference_mode()
 
     def _laid_out(self, part: Batch) -> Batch:
-        return channels_last(part)
+        # Shared weights lie as they were stored; for images laid out otherwise every call would copy them.
+        return part if self._prepared.on_views else channels_last(part)
 
     def _start(self, parent: RankVector, change: Change) -> int:
         """The step that calls the first changed layer; the last step, which hands the outputs on, if none is."""
@@ -132,7 +133,7 @@ class ResumingScorer(SlicedScorer):
         Raises:
             CannotBeCut: a step fails, or writes to a value that it was given.
         """
-        few = channels_last(next(batch.split(2)))
+        few = self._laid_out(next(batch.split(2)))
         env = self._graph.begin(few.inputs)
         shapes: list[Shape | None] = []
         largest = 1

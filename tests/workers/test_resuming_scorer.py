@@ -267,3 +267,11 @@ def test_weights_beyond_the_limit_are_not_prepared_but_viewed() -> None:
     changes = [{0: None}, {3: 2}, {}]
     assert_right(case, parent, changes, scorer.score(parent, changes))
     assert not scorer._prepared._kept
+
+
+@pytest.mark.parametrize(("limit_bytes", "first"), [(0, True), (1 << 20, False)])
+def test_images_keep_their_layout_where_weights_are_viewed(limit_bytes: int, first: bool) -> None:
+    """Shared weights lie as they were stored: for images with the channels last, every call would copy them."""
+    case = network(Residual, Chain)
+    scorer = ResumingScorer(*case.arguments, accuracy, limit_bytes=limit_bytes)
+    assert [part.inputs.is_contiguous() for part in scorer._slices] == [first] * len(scorer._slices)
