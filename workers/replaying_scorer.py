@@ -6,10 +6,10 @@ torch.fx does not look into are all right, because the forward runs as it is wri
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import torch
 from torch import nn
@@ -22,11 +22,10 @@ from workers.causes import cause
 from workers.forward_watch import watch
 from workers.out_of_place import CannotBeCut
 from workers.prepared_layer import PREPARED_BYTES, PreparedLayers
-from workers.remembered_calls import RememberedCalls
 from workers.repeatability import same_outputs
 from workers.scorer import Change, Metric
 from workers.sliced_scorer import Child, SlicedScorer, channels_last, slice_size_for
-from workers.slot import Slot, open_slots
+from workers.slot import open_slots
 
 __all__ = ["ReplayingScorer"]
 
@@ -35,12 +34,12 @@ REMEMBERED_BYTES = 256 << 20
 
 
 class ReplayingScorer(SlicedScorer):
-    """Holds one model whose modules remember what they gave the parent, and the validation batch in slices.
+    """Holds one model whose layers remember what they gave the parent, and the validation batch in slices.
 
-    The calls of modules are counted as the forward makes them. Until a child calls a layer that differs from the
+    The calls of layers are counted as the forward makes them. Until a child calls a layer that differs from the
     parent's, its forward sees exactly what the parent's saw; so those calls return what the parent's returned, and
-    only what the forward itself computes between them (sums, attention by hand) is computed again. The child with the
-    latest change goes first and leaves what it computed on the way to the others.
+    only what lies between layers (norms, activations, attention) is computed again. The child with the latest change
+    goes first and leaves what it computed on the way to the others.
 
     Memory: `limit_bytes` of remembered outputs of one slice, and what one forward pass of a slice takes. A call
     whose output does not fit is computed again by every child; the earliest calls, which serve most children, are
@@ -79,18 +78,14 @@ class ReplayingScorer(SlicedScorer):
         self._slots = open_slots(self._model, list(layers), list(schemes), dict(factors))
         self._limit_bytes, self._prepared_bytes = limit_bytes, prepared_bytes
         self._dense: RankVector = (None,) * len(self._slots)
-        self._parent = self._ranks = self._dense
-        self._memory: RememberedCalls | None = None
         self._first_call: dict[int, int] = {}
         self.written: set[int] = set()
-        self._take_over_calls()
         few = next(batch.split(min(2, len(batch))))
         self._lay_out(channels_last=False)
-        if not self._prepared.on_views:  # shared weights lie as they were stored: every call would copy them
-            expected = self._dense_outputs(few)
-            self._lay_out(channels_last=True)
-            if not same_outputs(self._dense_outputs(few), expected):  # `view` fails so, and `flatten` gives no view
-                self._lay_out(channels_last=False)
+        expected = self._dense_outputs(few)
+        self._lay_out(channels_last=True)
+        if not same_outputs(self._dense_outputs(few), expected):  # `view` fails so, and `flatten` gives no view
+            self._lay_out(channels_last=False)
         automatic = self._slice_size(few, len(batch))
         self._set_slices(batch, slice_size or automatic, self._dense)
 
@@ -110,7 +105,7 @@ class ReplayingScorer(SlicedScorer):
 
     def _slice_size(self, few: Batch, samples: int) -> int:
         """Watches a pass of a few samples: the order of calls, the largest activation, and what forbids slices."""
-        self._ranks = self._dense
+        self._answer_with(self._note_call)
         try:
             with self._mode():
                 seen = watch(lambda: run_model(self._model, self._laid_out(few).inputs))
@@ -120,6 +115,10 @@ class ReplayingScorer(SlicedScorer):
             raise CannotBeCut("its forward takes .data or an array of a tensor, where it could write unseen")
         self.sample_bytes = max(1, seen.largest_bytes // len(few))
         return samples if seen.reads_values else slice_size_for(samples, self.sample_bytes)
+
+    def _note_call(self, index: int, inputs: torch.Tensor) -> torch.Tensor:
+        self._first_call.setdefault(index, len(self._first_call))
+        return self._computation(index, self._dense)(inputs)
 
     def _mode(self) -> AbstractContextManager[object]:
         return torch.no_grad()  # not inference mode: its tensors do not count how often they were written to
@@ -139,53 +138,92 @@ class ReplayingScorer(SlicedScorer):
         return sorted(children, key=lambda child: -child.start)
 
     def _open_slice(self, parent: RankVector, part: Batch) -> Callable[[Child], object]:
-        memory = RememberedCalls(self._limit_bytes, self.written)
+        replay = _Replay(parent, self._limit_bytes, self.written)
 
         def run(child: Child) -> object:
-            memory.begin()
-            self._memory, self._parent, self._ranks = memory, parent, child.ranks
-            try:
-                return run_model(self._model, part.inputs)
-            finally:
-                self._memory = None
+            replay.begin(child.ranks)
+            self._answer_with(lambda index, inputs: replay.call(index, self._computation(index, child.ranks), inputs))
+            return run_model(self._model, part.inputs)
 
         return run
 
-    def _take_over_calls(self) -> None:
-        """Makes slots, and the largest modules without slots, ask this scorer for what they return.
-
-        Their `forward` is replaced in the instance, as torch allows.
-        """
-        for index, slot in enumerate(self._slots):
-            slot.__dict__["forward"] = partial(self._call_slot, index)
-        for module in {id(module): module for module in _without_slots(self._model)}.values():
-            module.__dict__["forward"] = partial(self._call_module, module, module.forward)
-
-    def _call_slot(self, index: int, input: torch.Tensor) -> torch.Tensor:
-        """The argument is called what torch's layers call it."""
-        self._first_call.setdefault(index, len(self._first_call))
-        compute = self._computation(index, self._ranks)
-        if self._memory is None:
-            return compute(input)
-        if self._ranks[index] != self._parent[index]:
-            self._memory.diverge()
-        output: torch.Tensor = self._memory.call(self._slots[index], lambda: compute(input))
-        return output
-
-    def _call_module(self, module: nn.Module, forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        if self._memory is None:
-            return forward(*args, **kwargs)
-        return self._memory.call(module, lambda: forward(*args, **kwargs), (args, kwargs))
-
-    def _computation(self, index: int, ranks: RankVector) -> Callable[[torch.Tensor], torch.Tensor]:
+    def _computation(self, index: int, ranks: RankVector) -> _Compute:
         return lambda inputs: self._prepared.forward(self._slots[index], ranks[index])(inputs)
 
+    def _answer_with(self, answer: Callable[[int, torch.Tensor], torch.Tensor]) -> None:
+        """From now on a call of the slot `index` gives what `answer` does."""
+        for index, slot in enumerate(self._slots):
+            # In the instance, as torch allows; the argument is called what torch's layers call it.
+            slot.__dict__["forward"] = partial(_answer_call, answer, index)
 
-def _without_slots(model: nn.Module) -> Iterator[nn.Module]:
-    """The largest parts of a model that have no slot in them."""
-    for part in model.children():
-        if not any(isinstance(one, Slot) for one in part.modules()):
-            if not isinstance(part, torch.jit.ScriptModule):
-                yield part
-        elif not isinstance(part, Slot):
-            yield from _without_slots(part)
+
+_Compute = Callable[[torch.Tensor], torch.Tensor]
+
+
+def _answer_call(answer: Callable[[int, torch.Tensor], torch.Tensor], index: int, input: torch.Tensor) -> torch.Tensor:
+    return answer(index, input)
+
+
+@dataclass
+class _Remembered:
+    """What one call of the parent's layer `index` returned; how often that was written to when it was handed out."""
+
+    index: int
+    output: torch.Tensor
+    version: int
+
+
+class _Replay:
+    """One slice of the batch: the outputs of the parent's layers, in the order of the calls.
+
+    Args:
+        parent: whose they are.
+        limit_bytes: that they may take.
+        written: numbers of the calls whose output the forward writes to; found here, and kept by who made this.
+    """
+
+    def __init__(self, parent: RankVector, limit_bytes: int, written: set[int]) -> None:
+        self._parent, self._left, self._written = parent, limit_bytes, written
+        self._remembered: dict[int, _Remembered] = {}
+        self._ranks, self._calls, self._shares = parent, 0, True
+
+    def begin(self, ranks: RankVector) -> None:
+        """A new pass, of a child."""
+        self._forget_written()
+        self._ranks, self._calls, self._shares = ranks, 0, True
+
+    def call(self, index: int, compute: _Compute, inputs: torch.Tensor) -> torch.Tensor:
+        """The output of the layer `index`, called next."""
+        self._shares = self._shares and self._ranks[index] == self._parent[index]
+        if not self._shares:
+            return compute(inputs)
+        number = self._calls
+        self._calls += 1
+        kept = self._remembered.get(number)
+        if kept is not None:
+            if kept.index != index:
+                raise RuntimeError("the forward calls layers in another order than before, with the same inputs")
+            return kept.output.clone() if number in self._written else kept.output
+        output = compute(inputs)
+        if _bytes(output) > self._left:
+            return output
+        if output.is_inference():  # made in the forward's own inference mode: it does not count writes
+            self._written.add(number)
+        self._left -= _bytes(output)
+        if number not in self._written:
+            self._remembered[number] = _Remembered(index, output, output._version)
+            return output
+        self._remembered[number] = _Remembered(index, output, 0)
+        return output.clone()
+
+    def _forget_written(self) -> None:
+        """Outputs that the last pass wrote to are no more what the parent's layers gave: from now on, clones go out."""
+        for number, kept in list(self._remembered.items()):
+            if number not in self._written and kept.output._version != kept.version:
+                self._written.add(number)
+                self._left += _bytes(kept.output)
+                del self._remembered[number]
+
+
+def _bytes(tensor: torch.Tensor) -> int:
+    return tensor.numel() * tensor.element_size()
