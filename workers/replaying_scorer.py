@@ -82,10 +82,11 @@ class ReplayingScorer(SlicedScorer):
         self.written: set[int] = set()
         few = next(batch.split(min(2, len(batch))))
         self._lay_out(channels_last=False)
-        expected = self._dense_outputs(few)
-        self._lay_out(channels_last=True)
-        if not same_outputs(self._dense_outputs(few), expected):  # `view` fails so, and `flatten` gives no view
-            self._lay_out(channels_last=False)
+        if not self._prepared.on_views:  # shared weights lie as they were stored: every call would copy them
+            expected = self._dense_outputs(few)
+            self._lay_out(channels_last=True)
+            if not same_outputs(self._dense_outputs(few), expected):  # `view` fails so, and `flatten` gives no view
+                self._lay_out(channels_last=False)
         automatic = self._slice_size(few, len(batch))
         self._set_slices(batch, slice_size or automatic, self._dense)
 

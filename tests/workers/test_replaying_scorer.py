@@ -177,6 +177,30 @@ def test_what_torch_fx_does_not_look_into_works() -> None:
     assert_right(case, (None,) * len(changes), changes, scorer.score((None,) * len(changes), changes))
 
 
+@pytest.mark.parametrize(
+    ("block", "prepared_bytes", "last"),
+    [(Chain, 1 << 20, True), (Chain, 0, False), (WritesThroughView, 1 << 20, False)],
+    ids=["fast", "weights viewed", "layout matters"],
+)
+def test_channels_go_last_where_that_is_fast_and_right(block: type[nn.Module], prepared_bytes: int, last: bool) -> None:
+    """Viewed weights would be copied at every call; `flatten` of images laid out anew is a copy, not a view."""
+
+    class Pooled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.block, self.head = block(random.Random(0)), nn.Linear(CHANNELS, 3)  # type: ignore[call-arg]
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(self.block(x).mean((2, 3)))
+
+    torch.manual_seed(0)
+    case = make_case(Pooled(), inputs=torch.randn(7, CHANNELS, 6, 6))
+    scorer = ReplayingScorer(*case.arguments, accuracy, prepared_bytes=prepared_bytes)
+    assert [part.inputs.is_contiguous() for part in scorer._slices] == [not last]  # type: ignore[union-attr]
+    parent = (1,) * len(case.layers)
+    assert_outputs(case, parent, [{0: 2}, {}], scorer.outputs(parent, [{0: 2}, {}]))
+
+
 def test_any_arguments_work() -> None:
     inputs = {"pixels": torch.randn(5, 3, 6, 6), "shift": torch.randn(5, 3)}
     case = make_case(TakesAnything(Network([Chain], random.Random(0))), samples=5, inputs=inputs)
