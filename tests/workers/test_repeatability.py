@@ -39,7 +39,7 @@ def test_shapes_and_types_must_be_the_same() -> None:
 
 
 class Model(nn.Module):
-    """Writes, draws or counts as its kind says."""
+    """Writes, draws or counts as its kind says; its dropout spares everything for five passes."""
 
     def __init__(self, kind: str) -> None:
         super().__init__()
@@ -50,7 +50,8 @@ class Model(nn.Module):
         if self.kind == "unused draw":
             torch.rand(3)
         if self.kind == "dropout":
-            x = F.dropout(x, 0.01, training=True)
+            dropped = F.dropout(x, 0.5, training=True)
+            x = x if self.calls < 6 else dropped
         if self.kind == "write":
             x.abs_()
         return self.layer(x) + (self.calls if self.kind == "counter" else 0)

@@ -27,6 +27,7 @@ from tests.workers.random_networks import (
     families,
     make_case,
 )
+from workers import sliced_scorer
 from workers.batch import accuracy
 from workers.out_of_place import CannotBeCut
 from workers.replaying_scorer import ReplayingScorer
@@ -163,10 +164,13 @@ def test_a_write_that_only_one_child_causes_harms_no_other() -> None:
         assert_outputs(case, (None,) * 3, order, scorer.outputs((None,) * 3, order))
 
 
-def test_a_forward_that_reads_values_gets_the_whole_batch() -> None:
-    large = torch.randn(64, 3, 6, 6)
-    case = network(BranchesOnValues, samples=64, inputs=large)
-    assert ReplayingScorer(*case.arguments, accuracy).slice_sizes == [64]
+@pytest.mark.parametrize(("block", "slices"), [(BranchesOnValues, 1), (Chain, 9)])
+def test_a_forward_that_reads_values_gets_the_whole_batch(
+    block: type[nn.Module], slices: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sliced_scorer, "SLICE_BYTES", 1)  # else all of these small images fit one slice
+    case = network(block, samples=9)
+    assert len(ReplayingScorer(*case.arguments, accuracy).slice_sizes) == slices
 
 
 def test_what_torch_fx_does_not_look_into_works() -> None:
