@@ -15,6 +15,7 @@ import torch
 from _scoring_network import Network
 
 from search_spaces.rank_space import Rank, RankVector
+from search_spaces.schemes.truncation import multiplied_out
 from workers.batch import Batch, accuracy, run_model
 from workers.scorer import judge
 
@@ -59,7 +60,7 @@ class PlainPass:
         if (index, rank) not in self._multiplied_out:
             assert rank is not None  # dense weights are there from the start
             layer = self._layers[index]
-            weight = self._schemes[index].dense_weight(layer, self._factors[layer.name], rank)
+            weight = multiplied_out(self._schemes[index], layer, self._factors[layer.name], rank)
             self._multiplied_out[index, rank] = weight.contiguous()
 
 

@@ -132,9 +132,9 @@ def calls_for(space: RankSpace, size: Size) -> list[Call]:
     def ranks() -> RankVector:
         # From break-even downwards in steps: ranks that no search reaches would only fill torch's cache of kernels.
         reached = [[None, 1, *range(one.useful + 1 - size.step, 1, -size.step)] for one in space.layers]
-        return space.normalise([draw.choice(one) for one in reached])
+        return space.at([draw.choice(one) for one in reached])
 
-    highest = space.normalise([one.useful for one in space.layers])
+    highest = space.at([one.useful for one in space.layers])
     calls: list[Call] = []
     for parent in (space.dense, space.smallest, highest, *(ranks() for _ in range(size.candidates))):
         other = ranks()

@@ -95,7 +95,7 @@ def _seconds_per_candidate(prepared: Prepared) -> tuple[float, Way, str]:
     threads, before = prepared.config.cluster.threads_per_evaluator, torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        halves = space.normalise([max(1, layer.useful // 2) for layer in space.layers])
+        halves = space.at([max(1, layer.useful // 2) for layer in space.layers])
         subject = prepared.subject(factors)
         way, reason = choose_scoring(subject, [halves])
         scorer = make_scorer(way, subject)
@@ -109,8 +109,12 @@ def _seconds_per_candidate(prepared: Prepared) -> tuple[float, Way, str]:
 
 
 def _noise(layer: Layer, scheme: Scheme) -> Factors:
+    """Factors of noise, without a decomposition where the scheme needs but one matrix."""
+    ranks = scheme.ranks(layer)
+    if not isinstance(ranks, range):
+        return scheme.factorise(layer, torch.randn(layer.dense.weight_shape) * 1e-2, ranks=[ranks[0]])
     m, n = scheme.matrix_shape(layer)
-    return Factors(torch.randn(min(m, n), n) * 1e-2, torch.randn(min(m, n), m) * 1e-2, torch.ones(min(m, n)))
+    return Factors.of_matrix(torch.randn(min(m, n), n) * 1e-2, torch.randn(min(m, n), m) * 1e-2, torch.ones(min(m, n)))
 
 
 def _evaluators(settings: ClusterSettings) -> int:

@@ -116,7 +116,7 @@ def _choose_way(prepared: Prepared, factors: Mapping[str, Factors], observer: Ob
         ConfigError: no way gives what the assembled network gives.
     """
     space = prepared.space
-    halves = space.normalise([max(1, layer.useful // 2) for layer in space.layers])
+    halves = space.at([max(1, layer.useful // 2) for layer in space.layers])
     way, reason = choose_scoring(prepared.subject(factors), [space.dense, halves])
     if reason:
         observer.say(f"{slower_way(way)}, because {reason}; the answer is the same, later")

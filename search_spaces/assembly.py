@@ -12,6 +12,7 @@ from torch import nn
 from search_spaces.layers import Layer, Stage
 from search_spaces.rank_space import RankVector
 from search_spaces.schemes.contract import Factors, Scheme
+from search_spaces.schemes.truncation import stage_weights
 
 __all__ = ["assemble", "cascade", "put_module", "replace_layers"]
 
@@ -68,7 +69,7 @@ def assemble(
     for layer, scheme, rank in zip(layers, schemes, ranks, strict=True):
         if rank is None:
             continue
-        weights = scheme.weights(layer, factors[layer.name], rank)
+        weights = stage_weights(scheme, layer, factors[layer.name], rank)
         with torch.no_grad():
             for position, weight in enumerate(weights):
                 compressed.get_parameter(f"{layer.name}.{position}.weight").copy_(weight)

@@ -62,11 +62,19 @@ def rank_space(found: Survey, schemes: Sequence[Scheme], *, binding: Sequence[st
     costs: dict[str, Cost] = {name: ShapeCost(name, found.layers, schemes, found.left_out) for name in COST_NAMES}
     counted = [costs[name] for name in binding if name in costs]
     layers = tuple(
-        LayerRanks(layer.name, full, _largest_useful(index, full, counted))
+        _layer_ranks(layer.name, index, scheme.ranks(layer), counted)
         for index, (layer, scheme) in enumerate(zip(found.layers, schemes, strict=True))
-        for full in (scheme.full_rank(layer),)
     )
     return RankSpace(layers, costs)
+
+
+def _layer_ranks(name: str, index: int, ranks: Sequence[Rank], costs: Sequence[Cost]) -> LayerRanks:
+    """Numbers are a ladder as they are; other ranks become one by what they cost."""
+    if isinstance(ranks, range):
+        return LayerRanks(name, len(ranks), _largest_useful(index, len(ranks), costs))
+    shrinking = [rank for rank in ranks if all(cost.of(index, rank) < cost.of(index, None) for cost in costs)]
+    ladder = tuple(sorted(shrinking, key=lambda rank: [cost.of(index, rank) for cost in costs]))
+    return LayerRanks(name, len(ladder), len(ladder), ladder)
 
 
 def _largest_useful(index: int, full: int, costs: Sequence[Cost]) -> int:

@@ -7,11 +7,24 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Protocol, TypeAlias
 
-__all__ = ["Cost", "LayerRanks", "Rank", "RankSpace", "RankVector"]
+__all__ = ["Cost", "LayerRanks", "Rank", "RankSpace", "RankVector", "number"]
 
-Rank: TypeAlias = int
+Rank: TypeAlias = int | tuple[int, ...]
+"""How far one layer is truncated: a number, or `(k, j)` where the layer is sliced (k slices, rank j in each)."""
+
 RankVector: TypeAlias = tuple[Rank | None, ...]
 """One rank per layer, in the order of the space; `None` is dense."""
+
+
+def number(rank: Rank) -> int:
+    """The rank of a scheme whose ranks are numbers.
+
+    Raises:
+        TypeError: it is a tuple, the rank of another scheme.
+    """
+    if not isinstance(rank, int):
+        raise TypeError(f"expected a number as rank, got {rank}")
+    return rank
 
 
 class Cost(Protocol):
@@ -32,17 +45,30 @@ class Cost(Protocol):
 
 @dataclass(frozen=True)
 class LayerRanks:
-    """The ranks of one layer.
+    """The ranks of one layer as a ladder: the higher a rung, the higher its cost and the smaller its error.
 
     Attributes:
         name: the layer's name in the model.
-        full: rank of the full decomposition, min(m, n) of its matrix.
-        useful: the largest rank that still shrinks the layer in every cost that counts; 0 if none does.
+        full: rungs of the ladder; where ranks are numbers, the rank of the full decomposition.
+        useful: the highest rung that still shrinks the layer in every cost that counts; 0 if none does.
+        ladder: the ranks of the rungs 1 to `full` where they are not just these numbers.
     """
 
     name: str
     full: int
     useful: int
+    ladder: tuple[Rank, ...] | None = None
+
+    def at(self, rung: int) -> Rank | None:
+        """The rank of a rung; None (dense) above `useful`, where factorising would not shrink the layer."""
+        if rung > self.useful:
+            return None
+        return rung if self.ladder is None else self.ladder[rung - 1]
+
+    @property
+    def offered(self) -> Sequence[Rank]:
+        """Every rank that shrinks the layer, from the lowest rung up."""
+        return range(1, self.useful + 1) if self.ladder is None else self.ladder[: self.useful]
 
 
 @dataclass(frozen=True)
@@ -65,14 +91,11 @@ class RankSpace:
     @property
     def smallest(self) -> RankVector:
         """Rank 1 wherever that shrinks a layer."""
-        return self.normalise([1] * len(self.layers))
+        return self.at([1] * len(self.layers))
 
-    def normalise(self, ranks: Sequence[Rank | None]) -> RankVector:
-        """The rank vector with `None` wherever factorising would not shrink the layer (eq. 3.1's dense fallback)."""
-        return tuple(
-            rank if rank is not None and rank <= layer.useful else None
-            for rank, layer in zip(ranks, self.layers, strict=True)
-        )
+    def at(self, rungs: Sequence[int]) -> RankVector:
+        """The rank vector of one rung per layer: `None` wherever that would not shrink it (eq. 3.1's fallback)."""
+        return tuple(layer.at(rung) for layer, rung in zip(self.layers, rungs, strict=True))
 
     def cost(self, name: str, ranks: RankVector) -> float:
         """Cost of the space's layers at `ranks`; whole numbers stay whole."""

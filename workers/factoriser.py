@@ -50,4 +50,4 @@ def factorise_in_parallel(
 
 def factors_from(stored: Mapping[str, Stored]) -> Factors:
     """Views of stored factors."""
-    return Factors(**unpack(stored))
+    return Factors.from_tensors(unpack(stored))

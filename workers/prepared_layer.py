@@ -12,6 +12,7 @@ from torch import nn
 from torch.nn import functional
 
 from search_spaces.rank_space import Rank
+from search_spaces.schemes.truncation import multiplied_out, stage_weights
 from workers.slot import Slot
 
 __all__ = ["PREPARED_BYTES", "Fold", "PreparedLayers", "fold_of"]
@@ -114,15 +115,14 @@ class PreparedLayers:
         return made
 
     def _prepare(self, slot: Slot, rank: Rank | None) -> tuple[Forward, int]:
-        full = slot.scheme.full_rank(slot.layer)
-        if rank is not None and not 1 <= rank <= full:
-            raise ValueError(f"{slot.layer.name} has ranks from 1 to {full}, not {rank}")
+        if rank is not None and rank not in slot.scheme.ranks(slot.layer):
+            raise ValueError(f"{slot.layer.name} has no rank {rank}")
         fold = self._folds.get(slot)
         if rank is not None and _cascade_is_cheaper(slot, rank):
-            weights = list(slot.scheme.weights(slot.layer, slot.factors, rank))
-            modules: list[nn.Module] = list(slot.stages)
+            weights = list(stage_weights(slot.scheme, slot.layer, slot.factors, rank))
+            modules: list[nn.Module] = list(slot.stages(rank))
         elif rank is not None:
-            weights, modules = [slot.scheme.dense_weight(slot.layer, slot.factors, rank)], [slot.module]
+            weights, modules = [multiplied_out(slot.scheme, slot.layer, slot.factors, rank)], [slot.module]
         else:
             weights, modules = [slot.module.weight], [slot.module]
         bias = slot.module.bias
@@ -144,7 +144,12 @@ def _folded(weight: torch.Tensor, bias: torch.Tensor | None, fold: Fold) -> tupl
 
 
 def _cascade_is_cheaper(slot: Slot, rank: Rank) -> bool:
-    """Whether the cascade, with its rank rounded up to whole vectors, takes clearly fewer multiply-accumulates."""
+    """Whether the cascade, with its rank rounded up to whole vectors, takes clearly fewer multiply-accumulates.
+
+    Never where the layer is sliced: a convolution of many small groups takes longer than the dense one.
+    """
+    if not isinstance(rank, int):
+        return False
     dense = slot.layer.dense
     rounded = -(-rank // LANES) * LANES
     cascade = sum(stage.parameters for stage in slot.scheme.stages(slot.layer, rounded))

@@ -10,6 +10,7 @@ from search_spaces.assembly import cascade, put_module
 from search_spaces.layers import Layer
 from search_spaces.rank_space import Rank
 from search_spaces.schemes.contract import Factors, Scheme
+from search_spaces.schemes.truncation import stage_weights
 
 __all__ = ["Slot", "open_slots"]
 
@@ -26,28 +27,33 @@ class Slot(nn.Module):
     Attributes:
         rank: the rank in force; None is dense.
         module, layer, scheme, factors: as given.
-        stages: modules of the cascade with shapes alone.
     """
-
-    stages: nn.Sequential
 
     def __init__(self, module: nn.Conv2d | nn.Linear, layer: Layer, scheme: Scheme, factors: Factors) -> None:
         super().__init__()
         self.rank: Rank | None = None
         self.module = module
         self.layer, self.scheme, self.factors = layer, scheme, factors
-        # Shapes alone: strides, padding and its mode are those of these modules, the weights come with each call.
         # Not registered: they are no part of the model.
-        self.__dict__["stages"] = cascade(layer, scheme.stages(layer, 1), module).to("meta")
+        self.__dict__["_cascades"] = {}
+
+    def stages(self, rank: Rank) -> nn.Sequential:
+        """Modules that know strides, padding and groups of the cascade at a rank; weights come with each call."""
+        shapes = self.scheme.stages(self.layer, rank)
+        cascades: dict[tuple[int, ...], nn.Sequential] = self.__dict__["_cascades"]
+        groups = tuple(stage.groups for stage in shapes)
+        if groups not in cascades:
+            cascades[groups] = cascade(self.layer, shapes, self.module).to("meta")
+        return cascades[groups]
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         """The layer's output at the slot's rank; the argument is called what torch's layers call it."""
         if self.rank is None:
             output: torch.Tensor = self.module(input)
             return output
-        weights = self.scheme.weights(self.layer, self.factors, self.rank)
-        for position, (stage, weight) in enumerate(zip(self.stages, weights, strict=True)):
-            bias = self.module.bias if position == len(self.stages) - 1 else None
+        weights = stage_weights(self.scheme, self.layer, self.factors, self.rank)
+        for position, (stage, weight) in enumerate(zip(self.stages(self.rank), weights, strict=True)):
+            bias = self.module.bias if position == len(weights) - 1 else None
             if isinstance(stage, nn.Linear):
                 input = functional.linear(input, weight, bias)
             else:

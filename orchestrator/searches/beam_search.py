@@ -59,7 +59,8 @@ class BeamSetting:
 
 
 Steps = tuple[int, ...]
-"""Ranks as the search counts them down: above break-even a layer is dense, but its number still falls."""
+"""Rungs of the layers' ladders (ranks, where ranks are numbers): above break-even a layer is dense, but its number
+still falls."""
 
 
 @dataclass(frozen=True)
@@ -184,7 +185,7 @@ class BeamSearch:
             steps = tuple(layer.full for layer in layers)
         else:
             steps = tuple(min(layer.full, layer.useful + 1) for layer in layers)
-        return _Child(steps, Candidate(self._problem.space.normalise(steps), search=self._setting.name))
+        return _Child(steps, Candidate(self._problem.space.at(steps), search=self._setting.name))
 
     def _finish_level(self) -> None:
         """Keeps the K best of the level that could be scored, then opens the next level or ends."""
@@ -260,7 +261,7 @@ class BeamSearch:
                 steps = (*member.steps[:index], lower, *member.steps[index + 1 :])
                 if lower == rank or steps in children:
                     continue
-                effective = lower if lower <= layer.useful else None
+                effective = layer.at(lower)
                 if gap_after(index, effective) > _FLOAT_NOISE:
                     continue
                 parent = member.score.ranks

@@ -97,7 +97,7 @@ def _compress(model: nn.Module, inputs: Inputs) -> nn.Module:
     found = survey(model, lambda network: run_model(network, inputs))
     layers = [layer for layer in found.layers if layer.dense.out_channels <= 128]  # more would only take longer
     factors = {layer.name: scheme.factorise(layer, model.get_parameter(f"{layer.name}.weight")) for layer in layers}
-    ranks = tuple(max(1, scheme.full_rank(layer) // 2) for layer in layers)
+    ranks = tuple(max(1, len(scheme.ranks(layer)) // 2) for layer in layers)
     return assemble(model, layers, [scheme] * len(layers), ranks, factors)
 
 
@@ -178,7 +178,7 @@ class TestSafetensors:
         layers = survey(model, lambda one: one(images[:1])).layers
         path = tmp_path / "network.safetensors"
         export_model(network, images, "safetensors", path)
-        ranks = tuple(max(1, scheme.full_rank(layer) // 2) for layer in layers)
+        ranks = tuple(max(1, len(scheme.ranks(layer)) // 2) for layer in layers)
         bare = replace_layers(ResidualNetwork(), layers, [scheme] * len(layers), ranks).eval()
         bare.load_state_dict(safetensors.torch.load_file(path))
         assert torch.equal(bare(images), network(images))
@@ -395,7 +395,7 @@ class TestExportOfARun:
                 "config",
             )
         )
-        ranks = prepared.space.normalise([4] * len(prepared.space.layers))
+        ranks = prepared.space.at([4] * len(prepared.space.layers))
         answer = Answer(ranks, Score(ranks), True, "by hand")
         factors = {
             layer.name: scheme.factorise(layer, prepared.model.get_parameter(f"{layer.name}.weight"))

@@ -23,7 +23,7 @@ def _at_share(model: nn.Module, found: Survey, scheme: Scheme, share: float) -> 
     """The assembled network at a share of full rank, and the dense one with the same truncated weights."""
     layers = found.layers
     factors = {layer.name: scheme.factorise(layer, model.get_parameter(f"{layer.name}.weight")) for layer in layers}
-    ranks = tuple(max(1, round(share * scheme.full_rank(layer))) for layer in layers)
+    ranks = tuple(max(1, round(share * len(scheme.ranks(layer)))) for layer in layers)
     truncated = copy.deepcopy(model)
     with torch.no_grad():
         for layer, rank in zip(layers, ranks, strict=True):

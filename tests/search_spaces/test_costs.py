@@ -63,7 +63,7 @@ def test_costs_are_what_counting_gives(scheme: Scheme, data: st.DataObject, conv
     (layer,) = survey(model, lambda network: network(inputs[:1])).layers
     costs = {name: ShapeCost(name, [layer], [scheme]) for name in COST_NAMES}
     assert {name: cost.of(0, None) for name, cost in costs.items()} == _counted(model, *size)
-    rank = data.draw(st.integers(1, scheme.full_rank(layer)))
+    rank = data.draw(st.integers(1, len(scheme.ranks(layer))))
     replace_layers(model, [layer], [scheme], (rank,))
     assert {name: cost.of(0, rank) for name, cost in costs.items()} == _counted(model, *size)
 
@@ -72,7 +72,7 @@ def test_costs_are_what_counting_gives(scheme: Scheme, data: st.DataObject, conv
 def test_costs_of_a_whole_network_are_what_counting_gives(scheme: Scheme) -> None:
     model, found = _surveyed(torchvision.models.mobilenet_v2, 3, 64, 64)
     space = rank_space(found, [scheme] * len(found.layers))
-    ranks = space.normalise([3] * len(found.layers))
+    ranks = space.at([3] * len(found.layers))
     assert {name: space.network_cost(name, space.dense) for name in COST_NAMES} == _counted(model, 3, 64, 64)
     replace_layers(model, found.layers, [scheme] * len(found.layers), ranks)
     assert {name: space.network_cost(name, ranks) for name in COST_NAMES} == _counted(model, 3, 64, 64)
@@ -121,7 +121,7 @@ class TestRankSpace:
         cost = sum(min(m * n, rank * (m + n)) for (m, n), rank in zip(matrices, ranks, strict=True))
         expected = 1 - cost / sum(m * n for m, n in matrices)
         space = _SMALL_SPACE
-        assert space.compression("parameters", space.normalise(ranks)) == pytest.approx(expected, abs=1e-12)
+        assert space.compression("parameters", space.at(ranks)) == pytest.approx(expected, abs=1e-12)
 
     def test_the_largest_useful_rank_is_the_last_below_break_even(self) -> None:
         # mn / (m + n): 216 / 35 = 6.17, 864 / 84 = 10.29, 540 / 113 = 4.78.

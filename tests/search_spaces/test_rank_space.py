@@ -33,22 +33,22 @@ def test_smallest_is_rank_one_where_that_shrinks_a_layer() -> None:
 
 
 @pytest.mark.parametrize(
-    ("ranks", "normal"),
-    [
-        ((1, 1, 1), (1, 1, None)),
-        ((2, 2, None), (None, None, None)),
-        ((None, 1, 1), (None, 1, None)),
-        ((4, 1, 1), (None, 1, None)),
-    ],
+    ("rungs", "ranks"),
+    [((1, 1, 1), (1, 1, None)), ((2, 2, 9), (None, None, None)), ((4, 1, 1), (None, 1, None))],
 )
-def test_ranks_that_do_not_shrink_a_layer_are_dense(ranks: tuple, normal: tuple) -> None:
-    assert SPACE.normalise(ranks) == normal
-    assert SPACE.normalise(normal) == normal
+def test_rungs_that_do_not_shrink_a_layer_are_dense(rungs: tuple, ranks: tuple) -> None:
+    assert SPACE.at(rungs) == ranks
+
+
+def test_a_ladder_gives_its_rungs_ranks() -> None:
+    layer = LayerRanks("a", 3, 2, ((4, 1), (2, 1), (1, 2)))
+    assert [layer.at(rung) for rung in (1, 2, 3)] == [(4, 1), (2, 1), None]
+    assert list(layer.offered) == [(4, 1), (2, 1)]
 
 
 def test_a_rank_vector_has_one_rank_per_layer() -> None:
     with pytest.raises(ValueError, match="argument 2 is"):
-        SPACE.normalise((1, 1))
+        SPACE.at((1, 1))
 
 
 @pytest.mark.parametrize(

@@ -391,7 +391,7 @@ def cases(
 def families(draw: st.DrawFn, case: Case) -> tuple[RankVector, list[Change]]:
     """A random parent and its children: of no change, one, several; to dense and from dense."""
     ranks = [
-        st.one_of(st.none(), st.integers(1, scheme.full_rank(layer)))
+        st.one_of(st.none(), st.integers(1, len(scheme.ranks(layer))))
         for layer, scheme in zip(case.layers, case.schemes, strict=True)
     ]
     parent = tuple(draw(st.one_of(st.tuples(*ranks), st.just((None,) * len(ranks)))))

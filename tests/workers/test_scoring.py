@@ -43,7 +43,7 @@ from workers.scoring import choose_scoring, make_scorer
 
 
 def candidates(case: Case) -> list[RankVector]:
-    full = [scheme.full_rank(layer) for layer, scheme in zip(case.layers, case.schemes, strict=True)]
+    full = [len(scheme.ranks(layer)) for layer, scheme in zip(case.layers, case.schemes, strict=True)]
     return [(None,) * len(full), tuple(max(1, rank // 2) for rank in full)]
 
 
