@@ -102,7 +102,8 @@ class SlicedSVD:
     def encoder_matrix(self, layer: Layer, factors: Factors, rank: Rank) -> torch.Tensor:
         """`(k j, in kh kw)`, block diagonal: a slice's rows see its own columns alone."""
         encoder, _ = _truncated(factors, rank)
-        return torch.block_diag(*encoder)
+        matrix: torch.Tensor = torch.block_diag(*encoder)
+        return matrix
 
     def error_curve(self, layer: Layer, weight: torch.Tensor, measure: str, moment: Moment | None = None) -> ErrorCurve:
         """The error of every (k, j).

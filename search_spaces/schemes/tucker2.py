@@ -109,16 +109,17 @@ class Tucker2:
         if measure not in MEASURES:
             raise ValueError(f"unknown measure {measure!r}; there are {', '.join(MEASURES)}")
         inner, outer, core, values = _higher_order_svd(layer, weight, moment)
-        if measure == "frobenius" and moment is None:
-            lost = _core_tails(core * inner.norm(dim=1).view(1, -1, 1))
+        frobenius = measure == "frobenius"
+        if moment is None:
+            grams = _core_grams(core * inner.norm(dim=1).view(1, -1, 1))
+            squares = [gram.trace() if frobenius else _largest(gram) for gram in grams][::-1]
         else:
-            root = None if moment is None else root_of(moment.second)
-            residuals = _residuals(finite(weight).flatten(2), inner, outer, core, root)
-            frobenius = measure == "frobenius"
-            lost = torch.stack([residual.norm() if frobenius else _operator_norm(residual) for residual in residuals])
+            residuals = _residuals(finite(weight).flatten(2), inner, outer, core, root_of(moment.second))
+            squares = [one.square().sum() if frobenius else _largest(one @ one.T) for one in residuals]
+        lost = torch.stack(squares).clamp(min=0.0).sqrt()
         # The highest rank is the weight itself: rounding is not an error.
         lost[-1] = 0.0
-        norm = torch.linalg.vector_norm(values) if measure == "frobenius" else values[0]
+        norm = torch.linalg.vector_norm(values) if frobenius else values[0]
         return ErrorCurve(self.ranks(layer), relative(lost, norm), tuple(values.tolist()))
 
 
@@ -178,29 +179,26 @@ def _unit_rows(rows: torch.Tensor) -> torch.Tensor:
     return torch.where(norms > 0, rows / norms, 0.0)
 
 
-def _core_tails(core: torch.Tensor) -> torch.Tensor:
-    """The norm of the core outside its leading r x r block, r = 1, 2, ...: all that HOSVD's truncation loses.
+def _core_grams(core: torch.Tensor) -> Iterator[torch.Tensor]:
+    """T_r T_r^T, T_r the core without its leading r x r block: all that the truncation loses; highest r first.
 
     Args:
-        core: `(q2, q1, kh kw)` between orthonormal bases. Sums of what is lost, not differences of what is kept:
-            small errors stay exact.
+        core: `(q2, q1, kh kw)` between orthonormal bases. What is lost is summed up, not what is kept taken from the
+            whole: small errors stay exact.
     """
-    energy = core.square().sum(2)
-    rows, columns = energy.shape
-    below = energy.sum(1).flip(0).cumsum(0).flip(0)
-    beside = energy.flip(1).cumsum(1).flip(1).cumsum(0)
-    lost = torch.zeros(max(rows, columns), dtype=core.dtype)
-    for rank in range(1, len(lost) + 1):
-        outer, inner = min(rank, rows), min(rank, columns)
-        if outer < rows:
-            lost[rank - 1] += below[outer]
-        if inner < columns:
-            lost[rank - 1] += beside[outer - 1, inner]
-    return lost.sqrt()
+    rows, columns = core.shape[:2]
+    beyond = torch.zeros(rows, rows, dtype=core.dtype)
+    whole = core.flatten(1) @ core.flatten(1).T
+    for rank in range(max(rows, columns), 0, -1):
+        if rank < columns:
+            beyond = beyond + core[:, rank] @ core[:, rank].T
+        gram = beyond.clone()
+        gram[rank:, rank:] = whole[rank:, rank:]
+        yield gram
 
 
 def _residuals(
-    weight: torch.Tensor, inner: torch.Tensor, outer: torch.Tensor, core: torch.Tensor, root: torch.Tensor | None
+    weight: torch.Tensor, inner: torch.Tensor, outer: torch.Tensor, core: torch.Tensor, root: torch.Tensor
 ) -> Iterator[torch.Tensor]:
     """What the ranks 1, 2, ... lack, out x (in kh kw) in the basis `outer` and whitened: `(q2, n)` each.
 
@@ -212,21 +210,18 @@ def _residuals(
     """
     positions = torch.eye(weight.shape[2], dtype=weight.dtype)
 
-    def whitened(rows: torch.Tensor) -> torch.Tensor:
-        return rows.flatten(1) if root is None else rows.flatten(1) @ root
-
-    left = whitened(torch.einsum("bo,ocp->bcp", outer, weight))
+    left = outer @ weight.flatten(1) @ root
     rows, columns = core.shape[:2]
     for rank in range(max(rows, columns)):
         if rank < columns:
-            filters = whitened(torch.einsum("c,pq->pcq", inner[rank], positions))
+            filters = torch.einsum("c,pq->pcq", inner[rank], positions).flatten(1) @ root
             left[:rank] -= core[:rank, rank] @ filters
         if rank < rows:
-            left[rank] -= whitened(torch.einsum("ap,ac->cp", core[rank, : rank + 1], inner[: rank + 1])[None])[0]
+            left[rank] -= torch.einsum("ap,ac->cp", core[rank, : rank + 1], inner[: rank + 1]).flatten() @ root
         yield left
 
 
-def _operator_norm(matrix: torch.Tensor) -> torch.Tensor:
-    """The largest singular value, from the smaller side's Gram matrix."""
-    gram = matrix @ matrix.T if len(matrix) <= matrix.shape[1] else matrix.T @ matrix
-    return torch.linalg.eigvalsh(gram)[-1].clamp(min=0.0).sqrt()
+def _largest(gram: torch.Tensor) -> torch.Tensor:
+    """The largest eigenvalue: the square of the operator norm."""
+    largest: torch.Tensor = torch.linalg.eigvalsh(gram)[-1]
+    return largest

@@ -47,12 +47,14 @@ class TestTheSpectra:
     @given(drawn=matrices())
     def test_are_those_of_one_svd_per_slice(self, drawn: tuple[torch.Tensor, int]) -> None:
         matrix, k = drawn
-        spectra = slice_spectra(matrix, (k,))[k]
         plain = torch.stack([torch.linalg.svdvals(one) for one in slice_by_slice(matrix, k)])
         largest = torch.linalg.matrix_norm(matrix, 2)
-        assert spectra.dtype == torch.float64
-        assert (spectra - plain).abs().max() <= 1e-7 * largest
-        assert (spectra.diff(dim=1) <= 0).all()
+        # Alone, and beside all other slicings, from which it may be summed up.
+        for ks in ((k,), divisors(matrix.shape[1])):
+            spectra = slice_spectra(matrix, ks)[k]
+            assert spectra.dtype == torch.float64
+            assert (spectra - plain).abs().max() <= 1e-7 * largest
+            assert (spectra.diff(dim=1) <= 0).all()
 
     @given(drawn=matrices(), patches=st.integers(1, 40))
     def test_with_a_moment_are_those_of_slices_in_the_norm_of_their_own_inputs(
@@ -60,7 +62,7 @@ class TestTheSpectra:
     ) -> None:
         matrix, k = drawn
         second = second_moment(matrix.shape[1], patches)
-        spectra = slice_spectra(matrix, (k,), second)[k]
+        spectra = slice_spectra(matrix, divisors(matrix.shape[1]), second)[k]
         width = matrix.shape[1] // k
         scale = torch.linalg.matrix_norm(matrix, 2) * second.diagonal().mean().sqrt()
         for i, one in enumerate(slice_by_slice(matrix, k)):
