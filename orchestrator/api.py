@@ -24,6 +24,7 @@ from orchestrator.search_run import run_search
 from search_spaces.assembly import replace_layers
 from search_spaces.errors import ConfigError
 from search_spaces.layers import Layer
+from search_spaces.rank_space import rank_vector_from
 from search_spaces.schemes.registry import schemes
 from search_spaces.survey import stage_of
 from workers.import_path import build
@@ -129,7 +130,7 @@ def load_compressed(run_dir: Location) -> nn.Module:
     model: nn.Module = build(settings.build, settings.arguments, "model.build", expected=nn.Module)
     layers = [_layer(model, described) for described in run.space()["layers"]]
     chosen = [schemes().get(result["schemes"][layer.name], "schemes") for layer in layers]
-    network = replace_layers(model, layers, chosen, tuple(result["ranks"][layer.name] for layer in layers))
+    network = replace_layers(model, layers, chosen, rank_vector_from(result["ranks"][layer.name] for layer in layers))
     try:
         network.load_state_dict(safetensors.torch.load(run.storage.read("model.safetensors")))
     except (OSError, SafetensorError, RuntimeError) as error:

@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 from orchestrator.storage import Storage
 from search_spaces.candidates import Candidate, Score
 from search_spaces.errors import ConfigError
-from search_spaces.rank_space import RankSpace
+from search_spaces.rank_space import RankSpace, rank_vector_from
 
 __all__ = ["SCHEMA", "EvaluationLog", "read_evaluations"]
 
@@ -48,7 +48,8 @@ SCHEMA = pa.schema(
     }
 )
 """Columns of `evaluations/*.parquet`. Rank lists are aligned to the layers of `space.json`, null is dense;
-`compression` is that of the budget's first cost; `changed` is a layer's name."""
+`compression` is that of the budget's first cost; `changed` is a layer's name. Ranks are numbers, or, where a run has
+ranks of more than one number, lists of them."""
 
 _JOURNAL = "evaluations/journal.jsonl"
 _REMOTE_FLUSH_S = 5.0
@@ -125,7 +126,7 @@ class EvaluationLog:
         """Writes rows to a Parquet file of their own; returns its name."""
         name = f"evaluations/part-{self._parts:06d}.parquet"
         buffer = io.BytesIO()
-        pq.write_table(pa.Table.from_pylist(rows, SCHEMA), buffer, compression="zstd")
+        pq.write_table(_table(rows), buffer, compression="zstd")
         self._storage.write(name, buffer.getvalue())
         self._parts += 1
         return name
@@ -166,11 +167,13 @@ def read_evaluations(storage: Storage) -> pd.DataFrame:
             raise ConfigError(
                 f"{storage.location}/evaluations/{name}", f"is no readable Parquet file: {reason}"
             ) from None
-    tables.append(pa.Table.from_pylist(_read_journal(storage), SCHEMA))
+    journal = _read_journal(storage)
+    if journal or not tables:
+        tables.append(_table(journal))
     frame: pd.DataFrame = pa.concat_tables(tables, promote_options="default").to_pandas()
     # Older pandas turns a list with nulls into floats with NaN: tuples of whole numbers and None serve everybody.
-    frame["ranks"] = frame["ranks"].map(_ranks)
-    frame["parent"] = frame["parent"].map(lambda value: None if value is None else _ranks(value))
+    frame["ranks"] = frame["ranks"].map(rank_vector_from)
+    frame["parent"] = frame["parent"].map(lambda value: None if value is None else rank_vector_from(value))
     return frame.drop_duplicates("ranks", ignore_index=True)
 
 
@@ -187,14 +190,30 @@ def _read_journal(storage: Storage) -> list[Row]:
     return rows
 
 
+def _table(rows: list[Row]) -> pa.Table:
+    """Rows as a table; where a rank is more than a number, every rank is a list."""
+    if all(isinstance(rank, int | None) for row in rows for rank in row["ranks"]):
+        return pa.Table.from_pylist(rows, SCHEMA)
+    schema = SCHEMA
+    for name in ("parent", "ranks"):
+        schema = schema.set(schema.get_field_index(name), pa.field(name, pa.list_(_RANKS)))
+    return pa.Table.from_pylist([{**row, **_as_lists(row)} for row in rows], schema)
+
+
+def _as_lists(row: Row) -> Row:
+    """The rank vectors of a row with a list for every rank."""
+    return {
+        name: None
+        if row[name] is None
+        else [[rank] if isinstance(rank, int) else rank if rank is None else list(rank) for rank in row[name]]
+        for name in ("parent", "ranks")
+    }
+
+
 def _number(name: str) -> int:
     """The number in `part-000007.parquet` or `distrusted-000007`; -1 where there is none."""
     match = re.match(r"(?:part|distrusted)-(\d+)", name)
     return int(match.group(1)) if match else -1
-
-
-def _ranks(values: Any) -> tuple[int | None, ...]:
-    return tuple(None if value is None or value != value else int(value) for value in values)
 
 
 def _score(row: dict[Any, Any]) -> Score:

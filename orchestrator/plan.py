@@ -13,6 +13,7 @@ from rich.measure import Measurement
 from rich.table import Table
 
 from orchestrator.config.schema import ClusterSettings
+from orchestrator.local_step import learn_here
 from orchestrator.preparation import Prepared, slower_way
 from orchestrator.progress import duration
 from orchestrator.ray_cluster import connect
@@ -20,8 +21,10 @@ from orchestrator.searches.registry import search_methods
 from search_spaces.candidates import Candidate, Score
 from search_spaces.costs import COST_NAMES
 from search_spaces.layers import Layer
-from search_spaces.rank_space import RankSpace, RankVector
+from search_spaces.rank_space import Rank, RankSpace, RankVector
+from search_spaces.schemes.channel_svd import ChannelSVD
 from search_spaces.schemes.contract import Factors, Scheme
+from search_spaces.schemes.spatial_svd import SpatialSVD
 from workers.scoring import Way, choose_scoring, make_scorer
 
 __all__ = ["Plan", "make_plan", "show_plan"]
@@ -61,6 +64,7 @@ class Plan:
 
 def make_plan(prepared: Prepared) -> Plan:
     """Counts candidates, times a few of them, and looks at the cluster (a running one only if it is configured)."""
+    prepared = learn_here(prepared)
     candidates, complete = _dry_run(prepared)
     seconds, way, reason = _seconds_per_candidate(prepared)
     return Plan(candidates, complete, seconds, _evaluators(prepared.config.cluster), way, reason)
@@ -91,28 +95,30 @@ def _seconds_per_candidate(prepared: Prepared) -> tuple[float, Way, str]:
     noise take as long as real ones.
     """
     layers, space = prepared.found.layers, prepared.space
-    factors = {layer.name: _noise(layer, scheme) for layer, scheme in zip(layers, prepared.schemes, strict=True)}
+    factors = {
+        layer.name: _noise(layer, scheme, ranks.offered)
+        for layer, scheme, ranks in zip(layers, prepared.schemes, space.layers, strict=True)
+    }
     threads, before = prepared.config.cluster.threads_per_evaluator, torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        halves = space.at([max(1, layer.useful // 2) for layer in space.layers])
+        lowest, halves = space.smallest, space.at([max(1, layer.useful // 2) for layer in space.layers])
         subject = prepared.subject(factors)
         way, reason = choose_scoring(subject, [halves])
         scorer = make_scorer(way, subject)
         spread = range(0, len(layers), -(-len(layers) // _PROBES))
-        scorer.score(halves, [{0: 1}])  # warms up
+        scorer.score(halves, [{0: lowest[0]}])  # warms up
         started = time.perf_counter()
-        scorer.score(halves, [{index: 1 if halves[index] != 1 else None} for index in spread])
+        scorer.score(halves, [{index: lowest[index] if halves[index] != lowest[index] else None} for index in spread])
         return (time.perf_counter() - started) / len(spread), way, reason
     finally:
         torch.set_num_threads(before)
 
 
-def _noise(layer: Layer, scheme: Scheme) -> Factors:
-    """Factors of noise, without a decomposition where the scheme needs but one matrix."""
-    ranks = scheme.ranks(layer)
-    if not isinstance(ranks, range):
-        return scheme.factorise(layer, torch.randn(layer.dense.weight_shape) * 1e-2, ranks=[ranks[0]])
+def _noise(layer: Layer, scheme: Scheme, offered: Sequence[Rank]) -> Factors:
+    """Factors of noise, without a decomposition where that is easy."""
+    if not isinstance(scheme, ChannelSVD | SpatialSVD):
+        return scheme.factorise(layer, torch.randn(layer.dense.weight_shape) * 1e-2, ranks=offered)
     m, n = scheme.matrix_shape(layer)
     return Factors.of_matrix(torch.randn(min(m, n), n) * 1e-2, torch.randn(min(m, n), m) * 1e-2, torch.ones(min(m, n)))
 
@@ -205,11 +211,10 @@ def _cost_table(prepared: Prepared) -> Table:
 
 
 def _cheapest(space: RankSpace, name: str) -> RankVector:
-    """The rank vector with the lowest cost: rank 1 in every layer that it makes cheaper."""
+    """The rank vector with the lowest cost: the lowest rung in every layer that it makes cheaper."""
     of = space.costs[name].of
-    return tuple(
-        1 if layer.useful and of(index, 1) < of(index, None) else None for index, layer in enumerate(space.layers)
-    )
+    lowest = [layer.at(1) for layer in space.layers]
+    return tuple(rank if of(index, rank) < of(index, None) else None for index, rank in enumerate(lowest))
 
 
 def _table(title: str, first: str) -> Table:

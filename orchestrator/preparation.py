@@ -21,6 +21,7 @@ from search_spaces.schemes.contract import Factors, Scheme
 from search_spaces.schemes.registry import schemes
 from search_spaces.survey import Survey, survey
 from workers.batch import Batch, logits, run_model
+from workers.batch_norms import normalise_by_batch
 from workers.causes import cause
 from workers.checkpoint import fingerprint, load_checkpoint
 from workers.datasets import PreparedDataset, check_labels, open_dataset
@@ -28,7 +29,7 @@ from workers.import_path import build, import_object
 from workers.scorer import judge_in_slices
 from workers.scoring import Subject, Way
 from workers.shared_tensors import adopt, skeleton, weights_of
-from workers.splits import collect, data_fingerprint, draw_validation
+from workers.splits import collect, data_fingerprint, draw_calibration, draw_validation
 
 __all__ = ["Prepared", "build_model", "prepare", "slower_way"]
 
@@ -45,6 +46,7 @@ class Prepared:
         validation: the batch that candidates are scored on.
         test: the test data, or None.
         fingerprints: of the model's weights and of the validation batch: a resumed run must find the same.
+        calibration: the unlabelled batch that layers are fitted on, where the search needs one.
     """
 
     config: Config
@@ -55,6 +57,7 @@ class Prepared:
     validation: Batch
     test: PreparedDataset | None
     fingerprints: dict[str, str]
+    calibration: Batch | None = None
 
     def subject(self, factors: Mapping[str, Factors]) -> Subject:
         """What is scored, in this process.
@@ -63,15 +66,27 @@ class Prepared:
             factors: by layer name.
         """
         weights = weights_of(self.model)
+
+        def fresh() -> nn.Module:
+            model = adopt(skeleton(self.model), weights)
+            if self.batch_statistics:
+                normalise_by_batch(model)
+            return model
+
         return Subject(
-            lambda: adopt(skeleton(self.model), weights),
+            fresh,
             self.found.layers,
             self.schemes,
             factors,
             self.validation,
             import_object(self.config.metric, "metric"),
-            self.config.data.slice_size,
+            len(self.validation) if self.batch_statistics else self.config.data.slice_size,
         )
+
+    @property
+    def batch_statistics(self) -> bool:
+        """Whether candidates are normalised by the validation batch itself."""
+        return self.config.search.batch_norm == "reestimated"
 
     @property
     def space(self) -> RankSpace:
@@ -106,8 +121,13 @@ def prepare(config: Config) -> Prepared:
     model = build_model(config)
     fingerprints = {"model": fingerprint(model)}  # before it runs: some models write to themselves
     train = _open(config, config.data.train, "data.train")
-    validation = collect(train, draw_validation(train, config.data.validation_size, config.search.seed), "data.train")
+    drawn = draw_validation(train, config.data.validation_size, config.search.seed)
+    validation = collect(train, drawn, "data.train")
     fingerprints["data"] = data_fingerprint(validation)
+    calibration = None
+    if config.search.needs_calibration:
+        others = draw_calibration(train, config.data.calibration_size, config.search.seed, drawn)
+        calibration = collect(train, others, "data.train")
     test = None if config.data.test is None else _open(config, config.data.test, "data.test")
     _check_fit(config, model, validation, train, test)
     example = validation.example()
@@ -120,7 +140,7 @@ def prepare(config: Config) -> Prepared:
     chosen = (scheme,) * len(found.layers)
     space = rank_space(found, chosen, binding=limited)
     problem = Problem(space, Budget.of(config.search.limits, space), config.search.objective, config.search.seed)
-    return Prepared(config, model, found, chosen, problem, validation, test, fingerprints)
+    return Prepared(config, model, found, chosen, problem, validation, test, fingerprints, calibration)
 
 
 def slower_way(way: Way) -> str:

@@ -16,6 +16,7 @@ from search_spaces.assembly import assemble
 from search_spaces.costs import COST_NAMES
 from search_spaces.schemes.contract import Factors
 from workers.batch import Batch
+from workers.batch_norms import reestimate
 from workers.import_path import import_object
 from workers.scorer import Metric, judge_in_slices
 from workers.splits import batches
@@ -42,8 +43,13 @@ class Effort:
 
 
 def compressed_network(prepared: Prepared, answer: Answer, factors: Mapping[str, Factors]) -> nn.Module:
-    """The answer as an ordinary module."""
-    return assemble(prepared.model, prepared.found.layers, prepared.schemes, answer.ranks, factors)
+    """The answer as an ordinary module, its batch norms' statistics re-estimated where the config says so."""
+    network = assemble(prepared.model, prepared.found.layers, prepared.schemes, answer.ranks, factors)
+    if prepared.batch_statistics:
+        assert prepared.calibration is not None
+        size = prepared.config.data.slice_size or TEST_SLICE
+        reestimate(network, (part.inputs for part in prepared.calibration.split(size)))
+    return network
 
 
 def safetensors_bytes(prepared: Prepared, answer: Answer, network: nn.Module) -> bytes:
@@ -77,9 +83,13 @@ def build_result(
         "method": search.method,
         "seed": search.seed,
         "objective": search.objective,
+        "norm": search.norm,
+        "last_stage": search.last_stage,
+        "batch_norm": search.batch_norm,
         "budget": dict(search.budget),
         "in_window": answer.in_window,
         "search": answer.search,
+        "note": dict(answer.note),
         "ranks": {layer.name: rank for layer, rank in zip(layers, answer.ranks, strict=True)},
         "schemes": {layer.name: scheme.name for layer, scheme in zip(layers, prepared.schemes, strict=True)},
         "costs": {

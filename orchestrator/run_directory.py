@@ -80,6 +80,10 @@ class RunDirectory:
         """`search_state.json`, None before the first level's end."""
         return self._load("search_state.json") if self.storage.exists("search_state.json") else None
 
+    def write_space(self, prepared: Prepared) -> None:
+        """Writes `space.json` again once ladders are known."""
+        self.storage.write("space.json", _json(space_description(prepared)))
+
     def write_state(self, state: dict[str, Any]) -> None:
         """Writes `search_state.json`."""
         self.storage.write("search_state.json", _json(state))
@@ -148,6 +152,7 @@ def space_description(prepared: Prepared) -> dict[str, Any]:
             "weight_shape": list(layer.dense.weight_shape),
             "full_rank": ranks.full,
             "useful_rank": ranks.useful,
+            **({} if ranks.ladder is None else {"ladder": list(ranks.ladder)}),
             "dense": {name: space.costs[name].of(index, None) for name in COST_NAMES},
         }
         for index, (layer, scheme, ranks) in enumerate(

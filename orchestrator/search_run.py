@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -24,8 +24,8 @@ from orchestrator.run_directory import RunDirectory
 from orchestrator.searches.contract import Answer, Search
 from orchestrator.searches.objective import OBJECTIVES
 from orchestrator.searches.registry import search_methods
-from orchestrator.shared import share
-from search_spaces.candidates import Candidate
+from orchestrator.shared import share, store_model
+from search_spaces.candidates import Candidate, Score
 from search_spaces.errors import ConfigError, CorruptedWeightsError, RunStoppedError
 from search_spaces.rank_space import RankVector
 from search_spaces.schemes.contract import Factors
@@ -54,13 +54,10 @@ def run_search(prepared: Prepared, run: RunDirectory, observer: Observer) -> dic
     with run.locked():
         log = EvaluationLog(run.storage, prepared.space, next(iter(settings.budget)))
         former = run.state() or {"search": None, "seconds": 0.0}
-        method = search_methods().get(settings.method, "search.method")
-        search = method.start(settings, prepared.problem, former["search"])
         recorded = log.recover()
-        search.tell(recorded)
         course = _Course(prepared, run, log, observer, former["seconds"], len(recorded))
         with connect(prepared.config.cluster) as cluster:
-            answer, network = _find(prepared, cluster, course, search)
+            search, answer, network = _find(course, cluster, former["search"], recorded)
         effort = Effort(course.scored_in_all, search.skipped, course.seconds)
         result = build_result(prepared, answer, network, effort, origin)
         run.storage.write("model.safetensors", safetensors_bytes(prepared, answer, network))
@@ -68,14 +65,27 @@ def run_search(prepared: Prepared, run: RunDirectory, observer: Observer) -> dic
     return result
 
 
-def _find(prepared: Prepared, cluster: Cluster, course: _Course, search: Search) -> tuple[Answer, nn.Module]:
-    """Follows the search on a pool of evaluators; returns its answer, and as a network that needs no cluster.
+def _find(
+    course: _Course, cluster: Cluster, state: Mapping[str, Any] | None, recorded: Sequence[Score]
+) -> tuple[Search, Answer, nn.Module]:
+    """Follows the search on a pool of evaluators; returns it, its answer, and that as a network without the cluster.
+
+    Args:
+        state: of the search in a former process.
+        recorded: scores of former processes.
 
     Raises:
         ConfigError: no candidate could be scored.
     """
-    size = _evaluators(prepared, cluster)  # before factorising takes CPUs for a moment
-    shared, references = share(prepared)
+    size = _evaluators(course.prepared, cluster)  # before factorising takes CPUs for a moment
+    model = store_model(course.prepared)
+    learned = model.learn(course.prepared)
+    prepared = course.prepared = learned.prepared
+    course.run.write_space(prepared)
+    method = search_methods().get(prepared.config.search.method, "search.method")
+    search = method.start(prepared.config.search, prepared.problem, state)
+    search.tell(recorded)
+    shared, references = share(prepared, model, learned)
     stored = ray.get(references)
     factors = {layer.name: factors_from(one) for layer, one in zip(prepared.found.layers, stored, strict=True)}
     shared = replace(shared, way=_choose_way(prepared, factors, course.observer))
@@ -87,7 +97,7 @@ def _find(prepared: Prepared, cluster: Cluster, course: _Course, search: Search)
     answer = search.best
     if answer is None:
         raise ConfigError("model", "not even the dense network could be scored; see `reason` in evaluations/")
-    return answer, compressed_network(prepared, answer, factors)
+    return search, answer, compressed_network(prepared, answer, factors)
 
 
 def _evaluators(prepared: Prepared, cluster: Cluster) -> int:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
-__all__ = ["Cost", "LayerRanks", "Rank", "RankSpace", "RankVector", "number"]
+__all__ = ["Cost", "LayerRanks", "Rank", "RankSpace", "RankVector", "number", "rank_from", "rank_vector_from"]
 
 Rank: TypeAlias = int | tuple[int, ...]
 """How far one layer is truncated: a number, or `(k, j)` where the layer is sliced (k slices, rank j in each)."""
@@ -25,6 +25,19 @@ def number(rank: Rank) -> int:
     if not isinstance(rank, int):
         raise TypeError(f"expected a number as rank, got {rank}")
     return rank
+
+
+def rank_from(value: Any) -> Rank | None:
+    """A rank as JSON or Parquet gives it back: a number, a list of numbers (one alone is a number), or nothing."""
+    if isinstance(value, Iterable):
+        numbers = tuple(int(one) for one in value)
+        return numbers if len(numbers) > 1 else numbers[0]
+    return None if value is None or value != value else int(value)
+
+
+def rank_vector_from(values: Iterable[Any]) -> RankVector:
+    """A rank vector as JSON or Parquet gives it back."""
+    return tuple(rank_from(value) for value in values)
 
 
 class Cost(Protocol):

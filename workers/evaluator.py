@@ -16,6 +16,7 @@ from search_spaces.rank_space import RankVector
 from search_spaces.schemes.registry import schemes
 from workers.allocator import give_back_free_memory
 from workers.batch import Batch
+from workers.batch_norms import normalise_by_batch
 from workers.factoriser import factors_from
 from workers.import_path import import_object
 from workers.scorer import Change
@@ -40,6 +41,7 @@ class Shared:
         threads: torch threads of an evaluator.
         slice_size: samples per forward pass, where the user set it.
         way: how candidates are scored; the same for all, so that their scores compare.
+        batch_statistics: normalise by the statistics of the validation batch, as if they had been re-estimated.
     """
 
     skeleton: ray.ObjectRef[Any]
@@ -53,6 +55,7 @@ class Shared:
     threads: int
     slice_size: int | None = None
     way: Way = "plain"
+    batch_statistics: bool = False
 
 
 class Evaluator:
@@ -78,6 +81,8 @@ class Evaluator:
             import_object(shared.metric, "metric"),
             shared.slice_size,
         )
+        if shared.batch_statistics:
+            subject = replace(subject, slice_size=len(subject.batch))
         self._scorer = make_scorer(shared.way, subject)
 
     def ready(self) -> str:
@@ -98,7 +103,10 @@ class Evaluator:
         return changed(self._shared.checksums, now)
 
     def _dense_model(self) -> nn.Module:
-        return adopt(ray.get(self._shared.skeleton), unpack(self._stored_weights))
+        model = adopt(ray.get(self._shared.skeleton), unpack(self._stored_weights))
+        if self._shared.batch_statistics:
+            normalise_by_batch(model)
+        return model
 
 
 def shared_checksums(

@@ -12,7 +12,7 @@ from torch import nn
 from search_spaces.candidates import Score
 from search_spaces.errors import ConfigError
 from search_spaces.layers import Layer
-from search_spaces.rank_space import RankVector
+from search_spaces.rank_space import Rank, RankVector
 from search_spaces.schemes.contract import Factors, Scheme
 from workers.batch import Batch, accuracy, logits
 from workers.causes import cause
@@ -157,11 +157,21 @@ def _reason_against(
         if not same_outputs(in_slices.outputs(candidates[-1], [{}])[0], _PlainOutputs(part)(candidates[-1], {})):
             return "what it gives for a sample depends on the others in the batch"
     for parent in candidates:
-        changes: list[Change] = [{index: 1 if rank is None else None} for index, rank in enumerate(parent)]
+        changes: list[Change] = [
+            {index: _some_rank(subject, index, candidates) if rank is None else None}
+            for index, rank in enumerate(parent)
+        ]
         for fast, change in zip(small.outputs(parent, changes), changes, strict=True):
             if not same_outputs(fast, plain(parent, change)):
                 return f"{way}, it does not compute what it computes in one pass"
     return ""
+
+
+def _some_rank(subject: Subject, index: int, candidates: Sequence[RankVector]) -> Rank | None:
+    """Rank 1 of a layer, or one that a candidate has where ranks are no plain numbers; None where there is none."""
+    if isinstance(subject.schemes[index].ranks(subject.layers[index]), range):
+        return 1
+    return next((ranks[index] for ranks in candidates if ranks[index] is not None), None)
 
 
 class _PlainOutputs:

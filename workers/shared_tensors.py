@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import nn
 
-__all__ = ["Stored", "adopt", "changed", "checksums", "pack", "skeleton", "unpack", "weights_of"]
+__all__ = ["Stored", "adopt", "changed", "checksums", "pack", "skeleton", "unpack", "weight_of", "weights_of"]
 
 
 @dataclass(frozen=True)
@@ -98,3 +98,9 @@ def adopt(model: nn.Module, weights: Mapping[str, torch.Tensor]) -> nn.Module:
 def changed(before: Mapping[str, int], after: Mapping[str, int]) -> list[str]:
     """Names of the arrays whose checksum is not what it was."""
     return sorted(name for name in before if after.get(name) != before[name])
+
+
+def weight_of(layer: str, weights: Mapping[str, Stored]) -> torch.Tensor:
+    """A view of one layer's weight among a model's stored weights."""
+    name = f"{layer}.weight" if layer else "weight"
+    return unpack({name: weights[name]})[name]

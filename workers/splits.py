@@ -12,7 +12,7 @@ from workers.batch import Batch, stack
 from workers.datasets import MapStyleDataset
 from workers.digests import digest
 
-__all__ = ["batches", "collect", "data_fingerprint", "draw_validation"]
+__all__ = ["batches", "collect", "data_fingerprint", "draw_calibration", "draw_validation"]
 
 
 def draw_validation(dataset: MapStyleDataset, size: int, seed: int, key: str = "data.validation_size") -> list[int]:
@@ -49,6 +49,23 @@ def draw_validation(dataset: MapStyleDataset, size: int, seed: int, key: str = "
     place = generator.permutation(len(classes))  # which classes come first, so which get one sample more
     order = np.lexsort((place[class_of], turn))
     return [int(i) for i in shuffled[order[:size]]]
+
+
+def draw_calibration(dataset: MapStyleDataset, size: int, seed: int, besides: Sequence[int]) -> list[int]:
+    """Draws a calibration set: by seed, without replacement, evenly whatever the labels, and none of `besides`.
+
+    Raises:
+        ConfigError: there are not that many samples.
+    """
+    key, taken = "data.calibration_size", set(besides)
+    left = len(dataset) - len(taken)
+    if size > left:
+        raise ConfigError(
+            key,
+            f"asks for {size} samples, but beside the validation batch train has {left}; give at most that",
+        )
+    shuffled = np.random.Generator(np.random.PCG64([seed, 1])).permutation(len(dataset))
+    return [int(i) for i in shuffled if int(i) not in taken][:size]
 
 
 def collect(dataset: MapStyleDataset, indices: Sequence[int] | None, key: str = "data") -> Batch:

@@ -47,6 +47,8 @@ class DataSettings(Strict):
         normalize: of images from Parquet files, image folders and torchvision.
         image_size: height and width to resize and crop to; None takes images as they are.
         validation_size: images in the validation batch, drawn from train by the search's seed.
+        calibration_size: images of the calibration batch, drawn from the rest of train; their labels are not looked
+            at. Read only where the search's norm, last stage or batch norms need it.
         slice_size: samples per forward pass; None takes the validation batch at once.
     """
 
@@ -55,6 +57,7 @@ class DataSettings(Strict):
     normalize: Normalize | None = None
     image_size: tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]] | None = None
     validation_size: Annotated[int, Field(ge=1)] = 256
+    calibration_size: Annotated[int, Field(ge=1)] = 1024
     slice_size: Annotated[int, Field(ge=1)] | None = None
 
 

@@ -18,7 +18,7 @@ from orchestrator.searches.contract import Answer, Problem
 from orchestrator.searches.objective import objective_value
 from orchestrator.searches.screening import Prospect, Screen, ScreenSetting
 from search_spaces.candidates import Candidate, Score
-from search_spaces.rank_space import RankVector
+from search_spaces.rank_space import RankVector, rank_vector_from
 
 __all__ = ["BeamSearch", "BeamSetting", "Start", "TieBreak"]
 
@@ -315,5 +315,6 @@ def _member_to_json(member: _Member) -> dict[str, Any]:
 
 
 def _member_from_json(member: Mapping[str, Any]) -> _Member:
-    score = Score(tuple(member["ranks"]), dict(member["values"]), member["seconds"], member["worker"])
+    ranks = rank_vector_from(member["ranks"])
+    score = Score(ranks, dict(member["values"]), member["seconds"], member["worker"])
     return _Member(tuple(member["steps"]), score)

@@ -6,11 +6,12 @@ Pure Python: no Ray and no torch, so every search can be tested, resumed and int
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from search_spaces.budgets import Budget
 from search_spaces.candidates import Candidate, Score
+from search_spaces.error_curves import ErrorCurve
 from search_spaces.rank_space import RankSpace, RankVector
 
 __all__ = ["Answer", "Problem", "Search", "SearchMethod"]
@@ -25,12 +26,16 @@ class Problem:
         budget: bound to the space.
         objective: name of what candidates are ranked by (see `objective.py`).
         seed: decides every tie that nothing else decides.
+        curves: by measure, every layer's errors, where the method asks for them.
+        matrix_shapes: (m, n) of every layer's matrix, where there are curves.
     """
 
     space: RankSpace
     budget: Budget
     objective: str
     seed: int
+    curves: Mapping[str, Sequence[ErrorCurve]] = field(default_factory=dict)
+    matrix_shapes: Sequence[tuple[int, int]] = ()
 
 
 @dataclass(frozen=True)
@@ -43,6 +48,7 @@ class Answer:
         in_window: whether its compression lies in [C_d - tau, C_d].
         search: which search of several found it.
         missing: compression that it lacks to be in the window; 0 inside.
+        note: what else the method says of it (a certificate, a penalty), as JSON types.
     """
 
     ranks: RankVector
@@ -50,6 +56,7 @@ class Answer:
     in_window: bool
     search: str
     missing: float = 0.0
+    note: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Search(Protocol):
@@ -88,7 +95,11 @@ class SearchMethod:
     Attributes:
         settings: the pydantic model of its block in the config (a subclass of `SearchSettings`).
         start: makes the search, from a former `state()` where one is given.
+        curves: the measures whose error curves the search decides by; none for most.
+        slice_limits: of sliced layers, the most slices that are offered: a ladder is what any of them leaves.
     """
 
     settings: type[Any]
     start: Callable[[Any, Problem, Mapping[str, Any] | None], Search]
+    curves: Callable[[Any], Sequence[str]] = lambda _settings: ()
+    slice_limits: Callable[[Any], Sequence[int | None]] = lambda _settings: (None,)

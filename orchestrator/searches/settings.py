@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from orchestrator.searches.objective import OBJECTIVES
 from search_spaces.budgets import Limit
+from search_spaces.error_curves import MEASURES
 from search_spaces.registry import nearest
 
 __all__ = ["SearchSettings", "Strict"]
@@ -28,7 +29,14 @@ class SearchSettings(Strict):
     Attributes:
         method: name in the registry of searches.
         scheme: how layers are factorised.
-        norm: what a truncation minimises; `weight` is the Frobenius norm of the weight's change.
+        norm: what a truncation minimises: `weight` the Frobenius norm of the weight's change, `activation` that of
+            the output's over the calibration batch.
+        last_stage: of a factorised layer: `truncated`, or `fitted` by least squares to the dense layer's outputs over
+            the calibration batch, given the stages before it.
+        batch_norm: `stored` statistics, or `reestimated` on the calibration batch in the network that is found;
+            candidates are then scored with the statistics of the validation batch itself.
+        measure: of a layer's error (see `search_spaces/error_curves.py`): what makes the ladder of a sliced layer, and
+            what allocations go by.
         budget: limits by cost: a compression C(r) in (0, 1), or the most the whole network may cost.
         objective: what candidates are ranked by.
         seed: of the search and of the validation split.
@@ -37,12 +45,25 @@ class SearchSettings(Strict):
 
     method: str
     scheme: str = "channel_svd"
-    norm: Literal["weight"] = "weight"
+    norm: Literal["weight", "activation"] = "weight"
+    last_stage: Literal["truncated", "fitted"] = "truncated"
+    batch_norm: Literal["stored", "reestimated"] = "stored"
+    measure: str = "max_slice"
     budget: dict[str, float]
     objective: str = "accuracy"
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     include: tuple[str, ...] = ("*",)
     exclude: tuple[str, ...] = ()
+
+    @property
+    def needs_moments(self) -> bool:
+        """Whether factors depend on what the layers see."""
+        return self.norm == "activation" or self.last_stage == "fitted"
+
+    @property
+    def needs_calibration(self) -> bool:
+        """Whether unlabelled data are looked at."""
+        return self.needs_moments or self.batch_norm == "reestimated"
 
     @property
     def limits(self) -> tuple[Limit, ...]:
@@ -72,6 +93,13 @@ class SearchSettings(Strict):
                     f"{name} = {value:g} is neither a compression C_d in (0, 1) nor a whole number of {name} above 1"
                 )
         return budget
+
+    @field_validator("measure")
+    @classmethod
+    def _known_measure(cls, measure: str) -> str:
+        if measure not in MEASURES:
+            raise ValueError(f"unknown measure {measure!r}{nearest(measure, list(MEASURES))}")
+        return measure
 
     @field_validator("objective")
     @classmethod
