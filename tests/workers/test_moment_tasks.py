@@ -57,7 +57,7 @@ def assert_equal(one: dict[str, Moment], other: dict[str, Moment]) -> None:
         assert moment.patches == other[name].patches
 
 
-@pytest.mark.parametrize("samples", [1, SHARE, SHARE + 1, 5 * SHARE - 3])
+@pytest.mark.parametrize("samples", [1, 2 * SHARE + 1])
 def test_the_result_is_that_of_one_process(ray_cluster: Cluster, samples: int) -> None:
     model, batch = network(), batch_of(samples)
     found = gather(model, batch)
@@ -71,9 +71,9 @@ def test_the_result_is_that_of_one_process(ray_cluster: Cluster, samples: int) -
 
 
 def test_it_does_not_depend_on_how_many_run_at_once(ray_cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
-    model, batch = network(), batch_of(6 * SHARE)
+    model, batch = network(), batch_of(3 * SHARE)
     found = gather(model, batch)
-    for ahead in (1, 2, 100):
+    for ahead in (1, 2):
         monkeypatch.setattr(workers.moment_tasks, "_ahead", lambda _layers, _threads, ahead=ahead: ahead)
         assert_equal(gather(model, batch), found)
 
