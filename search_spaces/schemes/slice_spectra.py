@@ -164,5 +164,5 @@ def residual_norms(slices: torch.Tensor) -> torch.Tensor:
         if (len(scaled) - kept) * len(slices) < rows:
             tail = scaled[kept:].transpose(0, 1).flatten(1)
             small = tail.T @ tail
-        norms[kept - 1] = torch.linalg.eigvalsh(small)[-1].clamp(min=0.0).sqrt()
+        norms[kept - 1] = torch.linalg.eigvalsh(small)[-1].sqrt()
     return norms

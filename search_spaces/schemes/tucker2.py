@@ -116,7 +116,7 @@ class Tucker2:
         else:
             residuals = _residuals(finite(weight).flatten(2), inner, outer, core, root_of(moment.second))
             squares = [one.square().sum() if frobenius else _largest(one @ one.T) for one in residuals]
-        lost = torch.stack(squares).clamp(min=0.0).sqrt()
+        lost = torch.stack(squares).sqrt()
         # The highest rank is the weight itself: rounding is not an error.
         lost[-1] = 0.0
         norm = torch.linalg.vector_norm(values) if frobenius else values[0]

@@ -25,6 +25,9 @@ def matrices(draw: st.DrawFn) -> tuple[torch.Tensor, int]:
     rows, columns = draw(st.integers(1, 12)), draw(st.sampled_from([1, 2, 3, 4, 6, 12, 24, 30]))
     torch.manual_seed(draw(st.integers(0, 2**16)))
     matrix = torch.randn(rows, columns, dtype=torch.float64)
+    if draw(st.booleans()):
+        # Rank 1: all other eigenvalues are zero up to rounding, of either sign.
+        matrix = torch.outer(matrix[:, 0], matrix[0])
     decay = draw(st.sampled_from([0.0, 1.0, 3.0]))
     matrix = matrix * torch.logspace(0, -decay, rows, dtype=torch.float64).unsqueeze(1)
     scale = draw(st.sampled_from([1e-12, 1.0, 1e12]))

@@ -253,6 +253,16 @@ class TestTheActivationNorm:
             expected = torch.from_numpy(truncated_by_numpy(scaled, rank)) / channels.sqrt().view(1, 4, 1, 1)
             torch.testing.assert_close(SCHEME.dense_weight(CONV, activation, rank), expected, rtol=1e-6, atol=1e-6)
 
+    def test_the_input_mode_weighs_channels_by_their_average_over_positions(self) -> None:
+        weight = weight_of(CONV)
+        sizes = torch.rand(4, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(2)) ** 3
+        moment = Moment(torch.diag(sizes.flatten()), torch.zeros(24, dtype=torch.float64), 1000)
+        unfolded = weight.permute(0, 2, 3, 1).reshape(36, 4)
+        left = torch.linalg.svd(unfolded * sizes.mean(1).sqrt(), full_matrices=False).U
+        rows = nn.functional.normalize(left.T @ unfolded, dim=1)
+        inner = nn.functional.normalize(SCHEME.factorise(CONV, weight, moment).parts["inner"], dim=1)
+        torch.testing.assert_close((rows * inner).sum(1).abs(), torch.ones(4, dtype=torch.float64))
+
 
 def test_it_is_registered() -> None:
     assert isinstance(schemes().get("tucker2", "search.scheme"), Tucker2)
