@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
@@ -81,30 +81,37 @@ def gather_moments(
     if samples < 1:
         raise ConfigError("data.calibration_size", "the calibration batch is empty; give at least 1 sample")
     task = ray.remote(num_cpus=threads, max_retries=2)(sum_share)
-    shares = iter(range(-(-samples // SHARE)))
-    started: deque[ray.ObjectRef[Any]] = deque()
+    starting = (
+        task.remote(skeleton, weights, batch, layers, share, threads, slice_size)
+        for share in range(-(-samples // SHARE))
+    )
+    return finished_moments(_merged(starting, _ahead(layers, threads)))
 
-    def start(count: int) -> None:
-        for share in islice(shares, count):
-            started.append(task.remote(skeleton, weights, batch, layers, share, threads, slice_size))
 
-    start(_ahead(layers, threads))
-    sums: dict[str, MomentSum] | None = None
+def _merged(starting: Iterator[ray.ObjectRef[Any]], ahead: int) -> dict[str, MomentSum]:
+    """Adds the shares up in their order.
+
+    Args:
+        starting: references to the shares' sums; taking one starts its task.
+        ahead: so many are started before the first one is awaited.
+    """
+    started = deque(islice(starting, ahead))
+    sums: dict[str, MomentSum] = {}
     try:
         while started:
-            found = _sums(ray.get(started.popleft()), copied=sums is None)
-            start(1)
-            if sums is None:
-                sums = found
-                continue
+            found = _sums(ray.get(started.popleft()), copied=not sums)
+            started.extend(islice(starting, 1))
             for name, part in found.items():
-                sums[name].add(part)
+                if name in sums:
+                    sums[name].add(part)
+                else:
+                    sums[name] = part
     except RayTaskError as error:
         raise error.cause if isinstance(error.cause, ConfigError) else error from None
     finally:
         for ref in started:
             ray.cancel(ref)
-    return finished_moments(sums or {})
+    return sums
 
 
 def _ahead(layers: Sequence[Layer], threads: int) -> int:
