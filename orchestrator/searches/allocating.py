@@ -14,6 +14,7 @@ from orchestrator.searches.allocation.additive import additive, near_optimal
 from orchestrator.searches.allocation.capacities import capacity
 from orchestrator.searches.allocation.energy import energy
 from orchestrator.searches.allocation.energy_product import energy_product, energy_product_exact
+from orchestrator.searches.allocation.feasibility import require_feasible
 from orchestrator.searches.allocation.lc_rule import lc_rule
 from orchestrator.searches.allocation.minimax import minimax
 from orchestrator.searches.allocation.options import Allocation, FloatArray, LayerOptions, layer_options
@@ -57,7 +58,7 @@ class ALDSSettings(SearchSettings):
         slice_limits: the most slices that allocations may use; each limit makes allocations of its own.
     """
 
-    measures: tuple[str, ...] = ("max_slice", "operator", "frobenius")
+    measures: tuple[str, ...] = ("max_slice", "frobenius")
     slice_limits: tuple[Annotated[int, Field(ge=1)] | None, ...] = (None, 8)
 
     @field_validator("measures")
@@ -104,6 +105,13 @@ class AroundSettings(SearchSettings):
     exchanges: Annotated[int, Field(ge=1)] = 24
     rounds: Annotated[int, Field(ge=1)] = 8
     objective: str = "kl"
+
+    @field_validator("moves")
+    @classmethod
+    def _some_move(cls, moves: tuple[int, ...]) -> tuple[int, ...]:
+        if not moves:
+            raise ValueError("is empty; give numbers of rungs, such as [1, 2]")
+        return moves
 
     @field_validator("around")
     @classmethod
@@ -164,6 +172,7 @@ def _single(name: str) -> SearchMethod:
 def _start_layerwise(
     settings: LayerwiseSettings, problem: Problem, allocate: Callable[[Alone], Mapping[str, Allocation]]
 ) -> LayerwiseSearch:
+    require_feasible(_only_probed(settings, problem), _capacities(problem))  # before anything is scored
     return LayerwiseSearch(problem, _probed(settings, problem), allocate)
 
 
