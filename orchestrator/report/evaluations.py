@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from orchestrator.report.run_data import RunData
+from search_spaces.rank_space import Rank, rank_vector_from
 
 __all__ = ["Objective", "beam_sizes", "cost_names", "evaluations_of", "objective_of", "rank_list", "scored"]
 
@@ -87,8 +88,11 @@ def beam_sizes(run: RunData, searches: Sequence[str]) -> dict[str, int]:
     return sizes
 
 
-def rank_list(value: Any) -> list[int | None]:
-    """A row's rank vector as a list; Parquet readers give an array with NaN where a layer is dense."""
+def rank_list(value: Any) -> list[Rank | None]:
+    """A row's rank vector as a list; Parquet readers give an array with NaN where a layer is dense.
+
+    Ranks of several numbers come as arrays of them and leave as tuples.
+    """
     if value is None or isinstance(value, float):
         return []
-    return [None if rank is None or rank != rank else int(rank) for rank in value]
+    return list(rank_vector_from(value))

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from search_spaces.rank_space import Rank
+
 __all__ = [
     "ABSENT",
     "cost_label",
@@ -17,6 +19,7 @@ __all__ = [
     "number",
     "percent",
     "plural",
+    "rank_text",
     "saved_what",
     "saving",
 ]
@@ -97,6 +100,13 @@ def duration(seconds: Any) -> str:
 def plural(amount: int, noun: str) -> str:
     """`1 layer`, `20 layers`."""
     return f"{amount:,} {noun}" if amount == 1 else f"{amount:,} {noun}s"
+
+
+def rank_text(rank: Rank | None) -> str:
+    """A layer's rank: `12`; `8 × 6`, slices times the rank in each, where it is sliced; `dense`."""
+    if rank is None:
+        return "dense"
+    return str(rank) if isinstance(rank, int) else " × ".join(str(one) for one in rank)
 
 
 def cost_label(name: str) -> str:

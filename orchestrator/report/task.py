@@ -10,6 +10,7 @@ import numpy as np
 from orchestrator.report.evaluations import objective_of, rank_list, scored
 from orchestrator.report.quantities import count, number, saving
 from orchestrator.report.run_data import RunData
+from search_spaces.rank_space import Rank, rank_from
 
 __all__ = [
     "budget_text",
@@ -98,14 +99,14 @@ def score(run: RunData, network: str, split: str, metric: str) -> float | None:
     return number((scores.get(split) or {}).get(metric))
 
 
-def chosen_ranks(run: RunData) -> dict[str, int | None] | None:
+def chosen_ranks(run: RunData) -> dict[str, Rank | None] | None:
     """The rank of every layer: the result's; of an unfinished run those of the candidate that is furthest on.
 
     Returns:
         None if there is neither. Furthest on: of the search that has compressed the most, the best of its last level.
     """
     if run.result is not None:
-        return dict(run.result.get("ranks") or {})
+        return {name: rank_from(rank) for name, rank in (run.result.get("ranks") or {}).items()}
     rows = scored(run)
     rows = rows[np.isfinite(rows["compression"])]
     if rows.empty:

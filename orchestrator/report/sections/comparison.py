@@ -10,12 +10,21 @@ from matplotlib.figure import Figure
 
 from orchestrator.report.evaluations import cost_names, objective_of, scored
 from orchestrator.report.pareto import pareto_front
-from orchestrator.report.quantities import ABSENT, cost_label, count, duration, metric, metric_difference, percent
+from orchestrator.report.quantities import (
+    ABSENT,
+    cost_label,
+    count,
+    duration,
+    metric,
+    metric_difference,
+    percent,
+    rank_text,
+)
 from orchestrator.report.run_data import RunData
 from orchestrator.report.section import Column, LegendEntry, Picture, Section, Table, table
 from orchestrator.report.sections.cost_fronts import PANELS_A_ROW, panels, percent_axis, points_of
 from orchestrator.report.svg import dress, inline_svg
-from orchestrator.report.task import budget_text, compression, method_name, scheme_text, score
+from orchestrator.report.task import budget_text, chosen_ranks, compression, method_name, scheme_text, score
 from orchestrator.report.theme import COLOURS, LINES, SYMBOLS, line, series_colour, symbol
 
 __all__ = ["comparison"]
@@ -161,12 +170,11 @@ def _ranks(runs: Sequence[RunData]) -> Table | None:
     """The chosen ranks of every layer, a column per finished run; None unless two of them share a layer."""
     finished = [run for run in runs if run.result is not None]
     layers = list(dict.fromkeys(str(layer["name"]) for run in finished for layer in run.space.get("layers", [])))
-    chosen = [(run.result or {}).get("ranks") or {} for run in finished]
+    chosen = [chosen_ranks(run) or {} for run in finished]
     if not any(sum(name in ranks for ranks in chosen) > 1 for name in layers):
         return None
     lines = []
     for name in layers:
-        ranks = [(str(one[name]) if one[name] is not None else "dense") if name in one else ABSENT for one in chosen]
-        lines.append((name, *ranks))
+        lines.append((name, *(rank_text(one[name]) if name in one else ABSENT for one in chosen)))
     columns = [Column("Layer", False), *(Column(run.name) for run in finished)]
     return table("Ranks per layer", columns, lines, limit=500, folded=True)

@@ -49,3 +49,9 @@ def test_the_beam_size_is_the_settings_or_in_the_name() -> None:
 def test_a_rank_vector_from_parquet_has_nan_where_a_layer_is_dense() -> None:
     assert rank_list(np.array([3.0, np.nan])) == rank_list([3, None]) == [3, None]
     assert rank_list(None) == rank_list(float("nan")) == []
+
+
+def test_ranks_of_several_numbers_come_from_parquet_as_arrays() -> None:
+    pairs = np.empty(3, dtype=object)
+    pairs[:] = [np.array([8, 6], dtype=np.int32), None, np.array([4], dtype=np.int32)]
+    assert rank_list(pairs) == [(8, 6), None, 4]
