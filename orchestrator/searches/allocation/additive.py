@@ -18,12 +18,12 @@ def additive(
     *,
     effort: Effort | None = None,
 ) -> Allocation:
-    """The allocation of least summed loss under any number of limits, by integer programming.
+    """The allocation of least summed loss under any number of limits, by integer programming, to the gap asked for.
 
     Args:
         capacities: the most that the layers may cost, by cost name.
         losses: `(options,)` per layer, NaN or infinite where an option is not to be taken; by default the errors.
-        effort: the default is `Effort()`.
+        effort: the default is `Effort()`; a relative gap of 0 makes it exact.
 
     Returns:
         The allocation; the note has `loss`, and its proof: `status`, `gap`, `bound`.

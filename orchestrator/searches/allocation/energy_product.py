@@ -14,7 +14,7 @@ from orchestrator.searches.allocation.options import Allocation, Choice, FloatAr
 from orchestrator.searches.allocation.pareto import convex_frontier, slopes
 from orchestrator.searches.allocation.staircases import Staircases
 
-__all__ = ["energy_product", "energy_product_exact"]
+__all__ = ["energy_product", "energy_product_milp"]
 
 
 def energy_product(options: Sequence[LayerOptions], capacities: Mapping[str, float]) -> Allocation:
@@ -53,14 +53,14 @@ def energy_product(options: Sequence[LayerOptions], capacities: Mapping[str, flo
     return allocated(layers, choice, {"solver": "greedy", "log_energy": _log_energy(losses, choice)})
 
 
-def energy_product_exact(
+def energy_product_milp(
     options: Sequence[LayerOptions], capacities: Mapping[str, float], *, effort: Effort | None = None
 ) -> Allocation:
     """Eq. 2.3: the largest sum of the layers' log energies under several limits at once, one option per layer.
 
     Args:
         options, capacities: as for `energy_product`.
-        effort: the default is `Effort()`.
+        effort: the default is `Effort()`; a relative gap of 0 makes it exact.
 
     Returns:
         The allocation; the note has `log_energy`, and `status`, `gap` and `bound` of the negated sum that is minimised.

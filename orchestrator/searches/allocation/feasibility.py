@@ -81,7 +81,7 @@ def _not_together(options: Sequence[LayerOptions], capacities: Mapping[str, floa
     first, *others = culprits
     # The others are held; what remains is how far the first can go.
     held = {cost: culprits[cost] for cost in others}
-    solution = least_loss(options, held, [layer.costs[first] for layer in options], Effort())
+    solution = least_loss(options, held, [layer.costs[first] for layer in options], Effort(relative_gap=0.0))
     choice = solution.choice or [-1] * len(options)
     closest = {cost: _compression(options, choice, cost) for cost in culprits}
     asked = " and ".join(f"{cost} C = {_asked(options, capacities, cost):.4f}" for cost in culprits)

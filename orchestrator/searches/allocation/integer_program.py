@@ -30,11 +30,12 @@ class Effort:
     """When to stop.
 
     Attributes:
-        relative_gap: of the loss, to its proven bound; 0 goes on to the optimum.
-        time_limit_s: wall-clock seconds; a solution found by then may differ from machine to machine.
+        relative_gap: of the loss, to its proven bound; 0 goes on to the optimum. Near it the last tenth of a percent
+            can take most of the time: for ResNet-56 (7,000 options) about a second to 1e-3 and minutes to 0.
+        time_limit_s: wall-clock seconds; a solution that it cuts short may differ from machine to machine.
     """
 
-    relative_gap: float = 0.0
+    relative_gap: float = 1e-3
     time_limit_s: float = 60.0
 
 

@@ -27,6 +27,7 @@ class LeftOver:
 
     def __init__(self, options: Sequence[LayerOptions], losses: Sequence[FloatArray], costs: Sequence[str]) -> None:
         self._options = options
+        self._rising = len(costs) == 1
         self._costs = {name: [layer.costs[name].tolist() for layer in options] for name in costs}
         self._losses: list[list[float]] = [loss.tolist() for loss in losses]
         ladders = (
@@ -57,7 +58,6 @@ class LeftOver:
         chosen = list(choice)
         spent = {name: total(self._options, chosen, name) for name in capacities}
         improved = True
-        # Among several costs an improvement may lower one, and so make room for a layer that was given up before.
         while improved:
             improved = False
             heap: list[tuple[float, int]] = []
@@ -68,6 +68,8 @@ class LeftOver:
                 if self._improve(layer, chosen, spent, capacities):
                     improved = True
                     self._push(heap, layer, chosen, urgency)
+            # Among several costs an improvement may lower one, and so make room for a layer that was given up before.
+            improved &= not self._rising
         return chosen
 
     def _better(self, layer: int, option: int) -> list[int]:
@@ -89,7 +91,9 @@ class LeftOver:
 
     def _improve(self, layer: int, chosen: list[int], spent: dict[str, float], capacities: Mapping[str, float]) -> bool:
         at = chosen[layer]
-        for option in self._better(layer, at):
+        better = self._better(layer, at)
+        # Under one cost a ladder gets dearer step by step: what comes after a step that does not fit does not either.
+        for option in better[:1] if self._rising else better:
             after = {
                 name: total - self._costs[name][layer][at] + self._costs[name][layer][option]
                 for name, total in spent.items()

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrator.searches.allocation.additive import additive, near_optimal
+from orchestrator.searches.allocation.integer_program import Effort
 from search_spaces.errors import InfeasibleBudgetError
 from tests.orchestrator.searches.allocation.small_spaces import (
     assert_says_the_closest,
@@ -23,6 +24,8 @@ from tests.orchestrator.searches.allocation.small_spaces import (
     within,
 )
 
+EXACT = Effort(relative_gap=0.0)
+
 
 @given(problems())
 def test_no_choice_has_a_smaller_sum_of_errors(problem):
@@ -30,17 +33,17 @@ def test_no_choice_has_a_smaller_sum_of_errors(problem):
     best = min((sum(errors_of(options, choice)) for choice in every_choice(options, capacities)), default=None)
     if best is None:
         with pytest.raises(InfeasibleBudgetError) as raised:
-            additive(options, capacities)
+            additive(options, capacities, effort=EXACT)
         assert_says_the_closest(raised.value, options, capacities)
         return
-    allocation = additive(options, capacities)
+    allocation = additive(options, capacities, effort=EXACT)
     choice = choice_of(options, allocation)
     assert within(options, choice, capacities)
     assert sum(errors_of(options, choice)) == pytest.approx(best, rel=1e-9, abs=1e-9)
     assert allocation.note["status"] == "optimal"
     assert allocation.note["loss"] == pytest.approx(best, rel=1e-9, abs=1e-9)
     assert best - allocation.note["bound"] <= 1e-6 * best + 1e-9
-    assert allocation == additive(options, capacities)
+    assert allocation == additive(options, capacities, effort=EXACT)
 
 
 @given(problems(), st.randoms(use_true_random=False))
@@ -50,7 +53,7 @@ def test_measured_losses_may_be_negative_and_of_any_size(problem, random):
     best = min((sum(values_of(losses, c)) for c in every_choice(options, capacities, losses)), default=None)
     if best is None:
         return
-    choice = choice_of(options, additive(options, capacities, losses))
+    choice = choice_of(options, additive(options, capacities, losses, effort=EXACT))
     assert within(options, choice, capacities)
     assert sum(values_of(losses, choice)) == pytest.approx(best, rel=1e-9, abs=1e-4)
 
@@ -61,7 +64,7 @@ def test_the_best_few_in_order(problem, count):
     expected = sorted(sum(errors_of(options, choice)) for choice in every_choice(options, capacities))[:count]
     if not expected:
         return
-    found = [choice_of(options, one) for one in near_optimal(options, capacities, count)]
+    found = [choice_of(options, one) for one in near_optimal(options, capacities, count, effort=EXACT)]
     assert [sum(errors_of(options, choice)) for choice in found] == pytest.approx(expected, rel=1e-9, abs=1e-9)
     assert len({tuple(choice) for choice in found}) == len(found)
     assert all(within(options, choice, capacities) for choice in found)
@@ -71,7 +74,7 @@ def test_the_best_few_in_order(problem, count):
 def test_runners_up_differ_in_as_many_layers_as_asked(problem):
     options, capacities = problem
     try:
-        found = [choice_of(options, one) for one in near_optimal(options, capacities, 3, apart=2)]
+        found = [choice_of(options, one) for one in near_optimal(options, capacities, 3, apart=2, effort=EXACT)]
     except InfeasibleBudgetError:
         return
     for first, second in itertools.combinations(found, 2):

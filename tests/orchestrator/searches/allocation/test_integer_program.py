@@ -9,7 +9,7 @@ from orchestrator.searches.allocation.integer_program import Effort, least_loss,
 from search_spaces.errors import RunStoppedError
 from tests.orchestrator.searches.allocation.small_spaces import cost_of, layer
 
-EXACT = Effort()
+EXACT = Effort(relative_gap=0.0)
 
 
 def _solve(options, most, effort=EXACT, **settings):
