@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -27,7 +28,9 @@ class Frontier:
 def with_ladders(space: RankSpace, frontiers: Sequence[Frontier], cost: str) -> RankSpace:
     """The space in which a layer whose ranks are no plain numbers offers what is on one of the frontiers.
 
-    A rank is on a frontier if every cheaper one errs more; frontiers are taken together, from cheap to dear.
+    A rank is on a frontier if all others that cost no more err more (of ranks alike in both, the first stays); one
+    whose error is infinite or undefined is on none. Frontiers are taken together, from cheap to dear: along a ladder
+    that several make, no single one of their errors need fall. A layer that keeps no rank stays dense.
 
     Args:
         cost: by which ranks compare, the budget's first.
@@ -48,9 +51,10 @@ def _frontier(space: RankSpace, index: int, frontier: Frontier, cost: str) -> se
     of = space.costs[cost].of
     curve = frontier.curves[index]
     errors = dict(zip(curve.ranks, curve.errors, strict=True))
-    offered = [rank for rank in space.layers[index].offered if _slices(rank) <= (frontier.most_slices or _slices(rank))]
+    most = math.inf if frontier.most_slices is None else frontier.most_slices
+    offered = [rank for rank in space.layers[index].offered if _slices(rank) <= most and math.isfinite(errors[rank])]
     kept: set[Rank] = set()
-    least = float("inf")
+    least = math.inf
     for rank in sorted(offered, key=lambda rank: (of(index, rank), errors[rank])):
         if errors[rank] < least:
             kept.add(rank)

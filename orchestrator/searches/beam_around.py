@@ -10,6 +10,7 @@ probed anew. It ends when fresh probes bring no better member.
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -84,7 +85,8 @@ class BeamAround:
         self._asked: set[RankVector] = set()
         self._tried: set[RankVector] = set()
         self._improved = False
-        if state is None:
+        # A state from before the ladders changed (another machine's last digits) is of no use; its scores still are.
+        if state is None or not self._on_ladders(state):
             self._open(self._start_candidates())
         else:
             self._restore(state)
@@ -141,6 +143,13 @@ class BeamAround:
         makers = {"start": self._start_candidates, "probe": self._probes, "exchange": self._exchanges}
         self._open(makers[self._phase]() if self._phase in makers else [])
 
+    def _on_ladders(self, state: Mapping[str, Any]) -> bool:
+        return all(
+            rank is None or rank in rung_of
+            for member in state["beam"]
+            for rank, rung_of in zip(rank_vector_from(member["ranks"]), self._rung_of, strict=True)
+        )
+
     def _open(self, candidates: Sequence[Candidate]) -> None:
         self._wanted = {candidate.ranks: candidate for candidate in candidates}
         self._asked = set()
@@ -188,12 +197,12 @@ class BeamAround:
         """Merges what is within the budget into the beam; whether there is a new best member."""
         before = self._beam[0].ranks if self._beam else None
         pool = {member.ranks: member for member in (*self._beam, *scored) if self._fits(member.ranks)}
-        usable = [member for member in pool.values() if self._value(member) > -float("inf")]
+        usable = [member for member in pool.values() if self._value(member) > -math.inf]
         self._beam = sorted(usable, key=self._order)[: self._setting.beam_size]
         return bool(self._beam) and self._beam[0].ranks != before
 
     def _learn(self, probes: Sequence[_Member]) -> None:
-        """What every move did to the objective of the member that it was probed on."""
+        """What every move did to the objective of the member that it was probed on; nothing of moves that failed."""
         base = self._beam[0]
         rungs = self._rungs(base.ranks)
         for probe in probes:
@@ -202,8 +211,9 @@ class BeamAround:
                 for layer, rung in enumerate(self._rungs(probe.ranks))
                 if rung != rungs[layer]
             ]
-            if len(changed) == 1:
-                self._effects[changed[0]] = self._value(probe) - self._value(base)
+            effect = self._value(probe) - self._value(base)
+            if len(changed) == 1 and math.isfinite(effect):
+                self._effects[changed[0]] = effect
 
     def _probes(self) -> list[Candidate]:
         """Every layer of the best member moved alone, down and up, also where that is over the budget."""
@@ -220,17 +230,17 @@ class BeamAround:
 
     def _exchanges(self) -> list[Candidate]:
         """The most promising exchanges and bundles over all members that fit the budget and were not tried before."""
-        ranked: list[tuple[float, bytes, RankVector, RankVector]] = []
+        ranked: list[tuple[tuple[float, bytes, bytes], RankVector, RankVector]] = []
         for member in self._beam:
-            rungs = self._rungs(member.ranks)
+            rungs, drawn = self._rungs(member.ranks), _drawn(self._problem.seed, member.ranks)
             for gain, moves in islice(self._promising(), 60 * self._setting.exchanges):
                 moved = self._moved(rungs, moves)
                 if moved is None or moved in self._tried or not self._fits(moved):
                     continue
-                expected = self._value(member) + gain
-                ranked.append((-expected, _drawn(self._problem.seed, moved), moved, member.ranks))
+                order = (-self._value(member) - gain, _drawn(self._problem.seed, moved), drawn)
+                ranked.append((order, moved, member.ranks))
         found: dict[RankVector, Candidate] = {}
-        for _, _, moved, parent in sorted(ranked):
+        for _, moved, parent in sorted(ranked, key=lambda one: one[0]):  # rank vectors have no order: None is in them
             if len(found) == self._setting.exchanges:
                 break
             found.setdefault(moved, Candidate(moved, parent, None, self._level, "exchange"))

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from orchestrator.searches.allocation.options import Allocation
 from orchestrator.searches.contract import Answer, Problem
+from orchestrator.searches.objective import objective_value
 from orchestrator.searches.scored_list import ScoredList
 from search_spaces.candidates import Candidate, Score
+from search_spaces.errors import ConfigError
 from search_spaces.rank_space import Rank, RankVector
 
 __all__ = ["Alone", "LayerwiseSearch", "spread_rungs"]
@@ -76,14 +79,25 @@ class LayerwiseSearch:
         ]
 
     def tell(self, scores: Sequence[Score]) -> None:
-        """Takes scores; when every layer is known, the allocations are made."""
+        """Takes scores; when every layer is known, the allocations are made.
+
+        Raises:
+            ConfigError: the dense network could not be scored: nothing is known of what a layer alone changes.
+            InfeasibleBudgetError: no allocation can be made.
+        """
         self._known.update({score.ranks: score for score in scores})
         if self._list is None and all(ranks in self._known for ranks in self._probes):
+            self._check_dense(self._known[self._problem.space.dense])
             alone = {place: self._known[ranks] for ranks, places in self._probes.items() for place in places}
             self._list = ScoredList(self._problem, self._allocate(alone), level=1)
             self._list.tell(list(self._known.values()))
         elif self._list is not None:
             self._list.tell(scores)
+
+    def _check_dense(self, score: Score) -> None:
+        if objective_value(self._problem.objective, score) == -math.inf:
+            reason = score.reason or f"its {self._problem.objective} is no number"
+            raise ConfigError("model", f"the dense network could not be scored: {reason}; start a new run")
 
     def state(self) -> dict[str, Any]:
         """Nothing: probes are made again, and recorded scores are told again."""
@@ -91,9 +105,12 @@ class LayerwiseSearch:
 
 
 def spread_rungs(offered: Sequence[Rank], count: int) -> list[Rank]:
-    """At most `count` of a layer's ranks, evenly over its ladder, both ends included."""
+    """At most `count` of a layer's ranks, evenly over its ladder, both ends included; the lowest, if it is only one.
+
+    The lowest is always among them, so that what was scored alone reaches as far down as the space does.
+    """
     if len(offered) <= count:
         return list(offered)
     if count == 1:
-        return [offered[len(offered) // 2]]
+        return [offered[0]]
     return [offered[round(place * (len(offered) - 1) / (count - 1))] for place in range(count)]

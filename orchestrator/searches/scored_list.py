@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -47,11 +48,15 @@ class ScoredList:
 
     @property
     def best(self) -> Answer | None:
-        """The best so far."""
-        scored = [ranks for ranks in self._wanted if ranks in self._scores]
-        if not scored:
+        """The best so far; None where none could be scored with a number."""
+        values = {
+            ranks: objective_value(self._problem.objective, self._scores[ranks])
+            for ranks in self._wanted
+            if ranks in self._scores
+        }
+        best = max(values, key=lambda ranks: values[ranks], default=None)
+        if best is None or values[best] == -math.inf:
             return None
-        best = max(scored, key=lambda ranks: objective_value(self._problem.objective, self._scores[ranks]))
         name, allocation = self._wanted[best]
         return answer_of(self._problem, self._scores[best], name, allocation.note)
 
