@@ -14,7 +14,7 @@ from orchestrator.searches.allocation.options import Allocation, Choice, FloatAr
 from orchestrator.searches.allocation.pareto import convex_frontier, slopes
 from orchestrator.searches.allocation.staircases import Staircases
 
-__all__ = ["energy_product", "energy_product_milp"]
+__all__ = ["energy_product", "energy_product_exact"]
 
 
 def energy_product(options: Sequence[LayerOptions], capacities: Mapping[str, float]) -> Allocation:
@@ -53,7 +53,7 @@ def energy_product(options: Sequence[LayerOptions], capacities: Mapping[str, flo
     return allocated(layers, choice, {"solver": "greedy", "log_energy": _log_energy(losses, choice)})
 
 
-def energy_product_milp(
+def energy_product_exact(
     options: Sequence[LayerOptions], capacities: Mapping[str, float], *, effort: Effort | None = None
 ) -> Allocation:
     """Eq. 2.3: the largest sum of the layers' log energies under several limits at once, one option per layer.

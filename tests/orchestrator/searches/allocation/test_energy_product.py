@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 
-from orchestrator.searches.allocation.energy_product import energy_product, energy_product_milp
+from orchestrator.searches.allocation.energy_product import energy_product, energy_product_exact
 from orchestrator.searches.allocation.integer_program import Effort
 from orchestrator.searches.allocation.options import LayerOptions
 from search_spaces.errors import InfeasibleBudgetError
@@ -38,16 +38,16 @@ def test_the_integer_program_finds_the_largest_product(problem):
     best = min((sum(values_of(losses, c)) for c in every_choice(options, capacities, losses)), default=None)
     if best is None:
         with pytest.raises(InfeasibleBudgetError):
-            energy_product_milp(options, capacities, effort=EXACT)
+            energy_product_exact(options, capacities, effort=EXACT)
         return
-    allocation = energy_product_milp(options, capacities, effort=EXACT)
+    allocation = energy_product_exact(options, capacities, effort=EXACT)
     choice = choice_of(options, allocation)
     assert within(options, choice, capacities)
     assert sum(values_of(losses, choice)) == pytest.approx(best, rel=1e-9, abs=1e-9)
     assert allocation.note["log_energy"] == pytest.approx(-best, rel=1e-9, abs=1e-9)
     assert allocation.note["status"] == "optimal"
     assert allocation.note["bound"] == pytest.approx(best, rel=1e-6, abs=1e-9)
-    assert allocation == energy_product_milp(options, capacities, effort=EXACT)
+    assert allocation == energy_product_exact(options, capacities, effort=EXACT)
 
 
 @given(problems())
@@ -66,7 +66,7 @@ def test_greedy_is_within_the_budget_and_leaves_nothing_that_fits(problem):
     assert allocation.note["log_energy"] == pytest.approx(-sum(values_of(losses, choice)))
     assert (
         allocation.note["log_energy"]
-        <= energy_product_milp(options, capacities, effort=EXACT).note["log_energy"] + 1e-9
+        <= energy_product_exact(options, capacities, effort=EXACT).note["log_energy"] + 1e-9
     )
     assert allocation == energy_product(options, capacities)
 
@@ -129,7 +129,7 @@ def test_greedy_takes_the_steps_of_the_equation(seed):
 
 def test_options_without_energy_are_never_taken():
     options = [layer("a", [1.0, 0.9], parameters=[1, 5, 10])]
-    for solve in (energy_product, energy_product_milp):
+    for solve in (energy_product, energy_product_exact):
         assert solve(options, {"parameters": 6.0}).ranks == (2,)
         with pytest.raises(InfeasibleBudgetError, match=r"closest that can be reached is 0\.5000"):
             solve(options, {"parameters": 4.0})
