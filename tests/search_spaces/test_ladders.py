@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -101,7 +102,7 @@ def test_along_the_ladder_of_one_frontier_cost_rises_and_the_error_falls(
     space = space_of(costs)
     ladder = with_ladders(space, [frontier(space, [errors])], "parameters").layers[0].ladder or ()
     error = dict(zip(SLICED, errors, strict=True))
-    for lower, higher in zip(ladder, ladder[1:], strict=False):
+    for lower, higher in itertools.pairwise(ladder):
         assert space.costs["parameters"].of(0, lower) < space.costs["parameters"].of(0, higher)
         assert error[lower] > error[higher]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections.abc import Mapping
 from dataclasses import replace
@@ -57,7 +58,7 @@ def test_a_separable_problem_is_solved_whatever_the_order_of_arrival(
 
 @given(case=cases(), count=st.integers(1, 4))
 def test_every_layer_is_scored_alone_at_its_probes_and_once_dense(case: tuple[Problem, Losses], count: int) -> None:
-    made, losses = case
+    made, _losses = case
     search = search_of(made, count)
     dense = made.space.dense
     expected = {dense} | {
@@ -115,7 +116,7 @@ class TestSpreadRungs:
         assert picked == sorted(picked)  # type: ignore[type-var]
         if rungs:
             assert (picked[0], picked[-1]) == (1, rungs)
-        gaps = [after - before for before, after in zip(picked, picked[1:], strict=False)]  # type: ignore[operator]
+        gaps = [after - before for before, after in itertools.pairwise(picked)]  # type: ignore[operator]
         assert max(gaps, default=1) - min(gaps, default=1) <= 1
 
     def test_one_is_the_lowest_so_that_the_budget_can_be_met(self) -> None:
