@@ -2,7 +2,7 @@
 
 Nakajima, Sugiyama, Babacan, Tomioka, "Global analytic solution of fully-observed variational Bayesian matrix
 factorization", JMLR 14 (2013): a singular value survives exactly if it exceeds a threshold that follows from the
-noise variance, and the noise variance minimises a function of one variable (theorem 2 and section 4.3 there).
+noise variance, and the noise variance minimises a function of one variable.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def _noise_variance(energies: FloatArray, alpha: float, long: int, threshold: fl
 
 
 def _free_energy(x: FloatArray, alpha: float, threshold: float) -> float:
-    """Equation (26) there, up to a constant and a factor: noise terms below the threshold, signal terms above it.
+    """The paper's free energy, up to a constant and a factor: noise terms below the threshold, signal terms above it.
 
     Args:
         x: squared singular values over M times the variance.

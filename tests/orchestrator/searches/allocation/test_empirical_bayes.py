@@ -22,6 +22,19 @@ def test_finds_the_rank_under_gaussian_noise(shape, rank, noise):
     assert noise_rank(_singular_values(rank, shape, noise, seed=rank), shape) == rank
 
 
+@pytest.mark.parametrize("shape", [(200, 200), (100, 400), (60, 600)])
+def test_a_singular_value_counts_from_the_threshold_on(shape):
+    # Empirical variational Bayes keeps s^2 > M variance (1 + tau) (1 + alpha / tau), with tau = 2.5129 sqrt(alpha).
+    short, long = shape
+    alpha = short / long
+    tau = 2.5129 * np.sqrt(alpha)
+    threshold = np.sqrt(long * (1 + tau) * (1 + alpha / tau))
+    noise = np.linalg.svd(np.random.default_rng(0).standard_normal(shape), compute_uv=False)
+    for share, rank in ((1.03, 2), (0.97, 1)):
+        values = np.concatenate([[10 * threshold, share * threshold], noise[2:]])
+        assert noise_rank(values, shape) == rank
+
+
 @pytest.mark.parametrize("seed", range(5))
 @pytest.mark.parametrize("shape", [(64, 64), (16, 144)])
 def test_noise_alone_has_rank_one(shape, seed):

@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from orchestrator.searches.allocation import integer_program
 from orchestrator.searches.allocation.integer_program import Effort, least_loss, out_of_time
 from search_spaces.errors import RunStoppedError
-from tests.orchestrator.searches.allocation.small_spaces import cost_of, layer
+from tests.orchestrator.searches.allocation.small_spaces import cost_of, errors_of, every_choice, layer
 
 EXACT = Effort(relative_gap=0.0)
 
@@ -23,11 +24,39 @@ def test_one_parameter_over_is_over():
     assert _solve(options, 25e6).choice == (0,)
 
 
+def _just_out_of_reach(seed):
+    """A limit that some choice overruns by a hundred-millionth: by less than HiGHS minds."""
+    generator = np.random.default_rng(seed)
+    options = [
+        layer(f"layer{i}", np.sort(generator.random(4))[::-1], parameters=np.sort(generator.random(5)) + 0.1)
+        for i in range(4)
+    ]
+    choice = [int(generator.integers(0, 4)) for _ in options]
+    return options, cost_of(options, choice, "parameters") * (1 - 1e-8)
+
+
+# With these seeds the choice that is over would be the best one.
+@pytest.mark.parametrize("seed", [35, 38, 73, 90, 132, 157])
+def test_choices_that_only_highs_tolerates_are_passed_over(seed, monkeypatch):
+    options, most = _just_out_of_reach(seed)
+    best = min(sum(errors_of(options, choice)) for choice in every_choice(options, {"parameters": most}))
+    solution = _solve(options, most)
+    assert cost_of(options, solution.choice, "parameters") <= most
+    assert solution.loss == pytest.approx(best, abs=1e-9)
+    assert solution.status == "optimal"
+    # When there are too many of them to be excluded one by one the limit is narrowed, which proves nothing.
+    monkeypatch.setattr(integer_program, "_EXCLUSIONS", 0)
+    narrowed = _solve(options, most)
+    assert cost_of(options, narrowed.choice, "parameters") <= most
+    assert narrowed.status == "stopped"
+
+
 def test_losses_that_differ_little_are_told_apart():
-    options = [layer(f"layer{i}", [0.3 + 1e-8, 0.3], parameters=[5, 5, 9]) for i in range(4)]
-    solution = _solve(options, 20.0)
-    assert solution.choice == (1, 1, 1, 1)
-    assert solution.loss == pytest.approx(1.2, abs=1e-12)
+    # One of four layers may stay dense; what they lose otherwise differs by a hundred-millionth.
+    options = [layer(f"layer{i}", [0.3 + 1e-8 * (i == 2)], parameters=[5, 9]) for i in range(4)]
+    solution = _solve(options, 24.0)
+    assert solution.choice == (0, 0, 1, 0)
+    assert solution.loss == pytest.approx(0.9, abs=1e-12)
 
 
 def test_infeasible_is_proven():

@@ -32,6 +32,16 @@ def test_the_worst_layer_comes_first_and_urgency_may_say_otherwise():
     assert left_over.spend([0, 0], {"parameters": 3.0}) == [0, 0]
 
 
+def test_room_made_by_an_improvement_is_used():
+    # The first layer wants 5 more macs and is given up; then the second one gives 6 back by an option with fewer.
+    options = [
+        layer("a", [0.9], parameters=[1, 1], macs=[1, 6]),
+        layer("b", [0.5, 0.4], parameters=[1, 2, 9], macs=[9, 3, 9]),
+    ]
+    left_over = LeftOver(options, [one.errors for one in options], ["parameters", "macs"])
+    assert left_over.spend([0, 0], {"parameters": 3.0, "macs": 10.0}) == [1, 1]
+
+
 def test_many_small_steps_do_not_drift_over_the_limit():
     # 0.1 has no exact float64: 300 steps of it, with the limit at exactly what they cost.
     options = [layer(f"layer{i}", np.linspace(1, 0.1, 100), parameters=0.1 * np.arange(1, 102)) for i in range(3)]
