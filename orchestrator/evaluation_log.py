@@ -68,6 +68,7 @@ class EvaluationLog:
 
     def __init__(self, storage: Storage, space: RankSpace, cost: str) -> None:
         self._storage, self._space, self._cost = storage, space, cost
+        self._nested = any(layer.ladder is not None for layer in space.layers)
         self._parts = 1 + max(map(_number, storage.names("evaluations")), default=-1)
         self._rows: list[Row] = []
         self._unchecked: list[str] = []  # Parquet files written since the last flush from outside
@@ -126,7 +127,7 @@ class EvaluationLog:
         """Writes rows to a Parquet file of their own; returns its name."""
         name = f"evaluations/part-{self._parts:06d}.parquet"
         buffer = io.BytesIO()
-        pq.write_table(_table(rows), buffer, compression="zstd")
+        pq.write_table(_table(rows, self._nested), buffer, compression="zstd")
         self._storage.write(name, buffer.getvalue())
         self._parts += 1
         return name
@@ -168,8 +169,11 @@ def read_evaluations(storage: Storage) -> pd.DataFrame:
                 f"{storage.location}/evaluations/{name}", f"is no readable Parquet file: {reason}"
             ) from None
     journal = _read_journal(storage)
+    nested = any(map(_has_lists, journal)) or any(table.schema.field("ranks").type != _RANKS for table in tables)
+    if nested:  # files of before, or of others, may still have plain numbers
+        tables = [_table(table.to_pylist(), True) for table in tables]
     if journal or not tables:
-        tables.append(_table(journal))
+        tables.append(_table(journal, nested))
     frame: pd.DataFrame = pa.concat_tables(tables, promote_options="default").to_pandas()
     # Older pandas turns a list with nulls into floats with NaN: tuples of whole numbers and None serve everybody.
     frame["ranks"] = frame["ranks"].map(rank_vector_from)
@@ -190,14 +194,23 @@ def _read_journal(storage: Storage) -> list[Row]:
     return rows
 
 
-def _table(rows: list[Row]) -> pa.Table:
-    """Rows as a table; where a rank is more than a number, every rank is a list."""
-    if all(isinstance(rank, int | None) for row in rows for rank in row["ranks"]):
+def _table(rows: list[Row], nested: bool) -> pa.Table:
+    """Rows as a table.
+
+    Args:
+        nested: whether every rank is a list: so it is in a run whose ranks may be more than a number, also where some
+            rows have none such (the dense network's), because a column has one type in all files.
+    """
+    if not (nested or any(map(_has_lists, rows))):
         return pa.Table.from_pylist(rows, SCHEMA)
     schema = SCHEMA
     for name in ("parent", "ranks"):
         schema = schema.set(schema.get_field_index(name), pa.field(name, pa.list_(_RANKS)))
     return pa.Table.from_pylist([{**row, **_as_lists(row)} for row in rows], schema)
+
+
+def _has_lists(row: Row) -> bool:
+    return any(not isinstance(rank, int | None) for rank in (*row["ranks"], *(row["parent"] or ())))
 
 
 def _as_lists(row: Row) -> Row:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +21,7 @@ from search_spaces.schemes.contract import Factors, Scheme
 from search_spaces.schemes.registry import schemes
 from search_spaces.survey import Survey, survey
 from workers.batch import Batch, logits, run_model
-from workers.batch_norms import normalise_by_batch
+from workers.batch_norms import check_batch_statistics, normalise_by_batch
 from workers.causes import cause
 from workers.checkpoint import fingerprint, load_checkpoint
 from workers.datasets import PreparedDataset, check_labels, open_dataset
@@ -32,6 +32,10 @@ from workers.shared_tensors import adopt, skeleton, weights_of
 from workers.splits import collect, data_fingerprint, draw_calibration, draw_validation
 
 __all__ = ["Prepared", "build_model", "prepare", "slower_way"]
+
+
+STATISTICS_SLICE = 256
+"""Samples per forward pass that takes batch norms' statistics, where the config gives no slice size."""
 
 
 @dataclass(frozen=True)
@@ -82,6 +86,14 @@ class Prepared:
             import_object(self.config.metric, "metric"),
             len(self.validation) if self.batch_statistics else self.config.data.slice_size,
         )
+
+    @property
+    def calibration_parts(self) -> Sequence[Batch]:
+        """The calibration batch in parts of about equal size: batch norms' statistics count each part the same."""
+        assert self.calibration is not None
+        most = self.config.data.slice_size or STATISTICS_SLICE
+        parts = -(-len(self.calibration) // most)
+        return list(self.calibration.split(-(-len(self.calibration) // parts)))
 
     @property
     def batch_statistics(self) -> bool:
@@ -140,7 +152,9 @@ def prepare(config: Config) -> Prepared:
     chosen = (scheme,) * len(found.layers)
     space = rank_space(found, chosen, binding=limited)
     problem = Problem(space, Budget.of(config.search.limits, space), config.search.objective, config.search.seed)
-    return Prepared(config, model, found, chosen, problem, validation, test, fingerprints, calibration)
+    prepared = Prepared(config, model, found, chosen, problem, validation, test, fingerprints, calibration)
+    _check_calibration(prepared)
+    return prepared
 
 
 def slower_way(way: Way) -> str:
@@ -173,6 +187,23 @@ def _check_fit(
         _classes(model, first, "data.test")
         check_labels(first.labels if test.labels is None else test.labels, classes, "data.test")
     _check_metric(config, model, validation)
+
+
+def _check_calibration(prepared: Prepared) -> None:
+    """What layers are fitted to are numbers, and every batch that batch norms normalise by has a variance.
+
+    Both are only needed late in a search; a search should not end with an error.
+    """
+    if prepared.calibration is not None:
+        inputs = prepared.calibration.inputs
+        for tensor in inputs.values() if isinstance(inputs, dict) else (inputs,):
+            if not bool(torch.isfinite(tensor).all()):
+                raise ConfigError("data.train", "the calibration batch has NaN or infinite values; mend these samples")
+    if prepared.batch_statistics:
+        network = prepared.subject({}).model()
+        check_batch_statistics(network, prepared.validation.inputs)
+        smallest = min(prepared.calibration_parts, key=len)
+        check_batch_statistics(network, smallest.inputs, "data.calibration_size")
 
 
 def _classes(model: nn.Module, example: Batch, key: str) -> int:

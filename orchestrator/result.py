@@ -46,9 +46,7 @@ def compressed_network(prepared: Prepared, answer: Answer, factors: Mapping[str,
     """The answer as an ordinary module, its batch norms' statistics re-estimated where the config says so."""
     network = assemble(prepared.model, prepared.found.layers, prepared.schemes, answer.ranks, factors)
     if prepared.batch_statistics:
-        assert prepared.calibration is not None
-        size = prepared.config.data.slice_size or TEST_SLICE
-        reestimate(network, (part.inputs for part in prepared.calibration.split(size)))
+        reestimate(network, (part.inputs for part in prepared.calibration_parts))
     return network
 
 

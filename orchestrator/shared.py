@@ -12,6 +12,7 @@ from orchestrator.preparation import Prepared
 from workers.evaluator import Shared, batch_to_tensors, shared_checksums
 from workers.factoriser import factorise_in_parallel
 from workers.shared_tensors import pack, skeleton, weights_of
+from workers.task_results import results_of
 
 __all__ = ["StoredModel", "share", "store_model"]
 
@@ -43,6 +44,9 @@ def share(
 
     Returns:
         What an evaluator is made from, and the references to the factors, in the layers' order.
+
+    Raises:
+        ConfigError: a layer's weight is not finite.
     """
     model = model or store_model(prepared)
     learned = learned or model.learn(prepared)
@@ -57,7 +61,7 @@ def share(
         weights=model.weights,
         factors=tuple(factors),
         batch=batch,
-        checksums=shared_checksums(layers, ray.get(model.weights), ray.get(factors), ray.get(batch)),
+        checksums=shared_checksums(layers, ray.get(model.weights), results_of(factors), ray.get(batch)),
         layers=layers,
         schemes=names,
         metric=config.metric,

@@ -15,6 +15,7 @@ from search_spaces.moments import Moment
 from search_spaces.schemes.registry import schemes
 from workers.factoriser import moment_from
 from workers.shared_tensors import Stored, weight_of
+from workers.task_results import results_of
 
 __all__ = ["curves_in_parallel", "curves_of"]
 
@@ -71,5 +72,4 @@ def curves_in_parallel(
         task.remote(layer, scheme, measures, weights, moment)
         for layer, scheme, moment in zip(layers, scheme_names, known, strict=True)
     ]
-    found: list[dict[str, ErrorCurve]] = ray.get(started)
-    return found
+    return results_of(started)

@@ -7,10 +7,12 @@ import math
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -20,7 +22,7 @@ from orchestrator.evaluation_log import SCHEMA, EvaluationLog, read_evaluations
 from orchestrator.storage import Storage
 from search_spaces.candidates import Candidate, Score, Status
 from search_spaces.errors import ConfigError, RunStoppedError
-from search_spaces.rank_space import RankSpace, RankVector
+from search_spaces.rank_space import Rank, RankSpace, RankVector
 from tests.orchestrator.searches.made_up import problem
 
 SPACE: RankSpace = problem([(10, 10), (10, 10)], 0.5).space
@@ -264,3 +266,64 @@ class TestSettingAside:
     def test_nothing_to_set_aside(self, tmp_path: Path) -> None:
         open_log(tmp_path).set_aside()
         assert open_log(tmp_path).recover() == []
+
+
+class TestRanksOfTwoNumbers:
+    """Sliced layers: every rank is a list in every file, and a tuple when it is read."""
+
+    SLICED = replace(
+        SPACE, layers=tuple(replace(layer, full=2, useful=2, ladder=((1, 1), (2, 1))) for layer in SPACE.layers)
+    )
+
+    @pytest.fixture
+    def log(self, tmp_path: Path) -> EvaluationLog:
+        costs = {name: _ByProduct(name) for name in SPACE.costs}
+        return EvaluationLog(Storage(str(tmp_path)), replace(self.SLICED, costs=costs), "parameters")
+
+    def test_files_have_one_type_and_read_back_as_they_were(self, log: EvaluationLog, tmp_path: Path) -> None:
+        told: list[RankVector] = [DENSE, ((2, 1), None), ((2, 1), (1, 1))]
+        for ranks in told:
+            log.record([scored(ranks)])
+            log.flush()
+        parts = sorted((tmp_path / "evaluations").glob("*.parquet"))
+        assert len({str(pq.read_schema(part)) for part in parts}) == 1
+        assert [list(map(_plain, row)) for part in parts for row in pd.read_parquet(part)["ranks"]] == [
+            [None, None],
+            [[2, 1], None],
+            [[2, 1], [1, 1]],
+        ]
+        assert list(read_evaluations(Storage(str(tmp_path)))["ranks"]) == told
+
+    @pytest.mark.parametrize("first", [DENSE, ((2, 1), None)])
+    def test_the_journal_and_the_files_need_not_be_alike(
+        self, log: EvaluationLog, tmp_path: Path, first: RankVector
+    ) -> None:
+        told: list[RankVector] = [first, ((1, 1), (2, 1)) if first == DENSE else DENSE]
+        log.record([scored(told[0])])
+        log.flush()
+        log.record([scored(told[1])])
+        assert list(read_evaluations(Storage(str(tmp_path)))["ranks"]) == told
+        again = EvaluationLog(Storage(str(tmp_path)), self.SLICED, "parameters")
+        assert [score.ranks for score in again.recover()] == told
+
+    def test_a_dense_candidate_may_have_a_sliced_parent(self, log: EvaluationLog, tmp_path: Path) -> None:
+        parent: RankVector = ((2, 1), None)
+        log.record([(Candidate(DENSE, parent, 0, 1, "probe"), scored(DENSE)[1])])
+        log.flush()
+        assert read_evaluations(Storage(str(tmp_path)))["parent"][0] == parent
+
+
+class _ByProduct:
+    """A cost of ranks that are pairs."""
+
+    elsewhere = 0.0
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def of(self, _layer: int, rank: Rank | None) -> float:
+        return 9.0 if not isinstance(rank, tuple) else float(rank[0] * rank[1])
+
+
+def _plain(rank: Any) -> list[int] | None:
+    return None if rank is None else list(map(int, rank))
