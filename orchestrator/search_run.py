@@ -75,7 +75,7 @@ def _find(
         recorded: scores of former processes.
 
     Raises:
-        ConfigError: no candidate could be scored.
+        ConfigError: nothing that could be the answer could be scored.
     """
     size = _evaluators(course.prepared, cluster)  # before factorising takes CPUs for a moment
     model = store_model(course.prepared)
@@ -96,7 +96,7 @@ def _find(
         pool.close()
     answer = search.best
     if answer is None:
-        raise ConfigError("model", "not even the dense network could be scored; see `reason` in evaluations/")
+        raise ConfigError("model", "nothing that could be the answer could be scored; see `reason` in evaluations/")
     return search, answer, compressed_network(prepared, answer, factors)
 
 
