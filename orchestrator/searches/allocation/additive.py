@@ -1,4 +1,4 @@
-"""The least sum over layers of measured or estimated losses, with its proof, and several allocations that come close."""
+"""The least sum over layers of measured or estimated losses, with its proof, and allocations that come close."""
 
 from __future__ import annotations
 
