@@ -227,7 +227,8 @@ class PublishedAllocation:
         per_rank = np.array([layer.per_rank(k) for layer, k in zip(self._layers, ks, strict=True)])
 
         def ranks(threshold: float) -> NDArray[np.int64]:
-            return np.maximum((errors > threshold).sum(1), 1)
+            least: NDArray[np.int64] = np.maximum((errors > threshold).sum(1), 1)
+            return least
 
         def left(threshold: float) -> float:
             return float(self._budget - np.minimum(ranks(threshold) * per_rank, self._dense).sum())

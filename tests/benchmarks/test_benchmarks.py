@@ -14,13 +14,17 @@ import pytest
 pytestmark = pytest.mark.slow
 
 
-def quick(project: Path, name: str, file: Path) -> dict[str, Any]:
-    """What `benchmarks/bench_<name>.py --quick` writes, on random images."""
+def quick(project: Path, name: str, file: Path, *arguments: str, data: str | None = None) -> dict[str, Any]:
+    """What `benchmarks/bench_<name>.py --quick` writes, on random images and weights where there are no `data`."""
+    environment = {key: value for key, value in os.environ.items() if key != "RANKRAY_DATA"}
+    if data is not None:
+        environment["RANKRAY_DATA"] = data
+    script = project / "benchmarks" / f"bench_{name}.py"
     done = subprocess.run(
-        [sys.executable, str(project / "benchmarks" / f"bench_{name}.py"), "--quick", "--json", str(file)],
+        [sys.executable, str(script), "--quick", "--json", str(file), *arguments],
         capture_output=True,
         text=True,
-        env={key: value for key, value in os.environ.items() if key != "RANKRAY_DATA"} | {"PYTHONPATH": str(project)},
+        env={**environment, "PYTHONPATH": str(project)},
         timeout=280,
         check=False,
     )
@@ -41,8 +45,15 @@ def memory(project: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str,
     return quick(project, "memory", tmp_path_factory.mktemp("memory") / "memory.json")
 
 
-def test_every_benchmark_says_on_what_it_ran_and_not_where(pool: dict[str, Any], memory: dict[str, Any]) -> None:
-    for content in (pool, memory):
+@pytest.fixture(scope="module")
+def allocations(project: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    return quick(project, "allocations", tmp_path_factory.mktemp("allocations") / "allocations.json")
+
+
+def test_every_benchmark_says_on_what_it_ran_and_not_where(
+    pool: dict[str, Any], memory: dict[str, Any], allocations: dict[str, Any]
+) -> None:
+    for content in (pool, memory, allocations):
         assert set(content) == {
             *("benchmark", "quick", "machine", "versions", "git_commit", "seconds", "settings", "results")
         }
@@ -84,3 +95,60 @@ def test_memory_is_that_of_every_evaluator_beyond_an_idle_actor(memory: dict[str
         for moment in ("scored", "level_end"):
             assert one[f"{moment}_ratio"] == pytest.approx(one[moment] / found["factors_mb"])
             assert found[f"largest_{moment}_ratio"] >= one[f"{moment}_ratio"]
+
+
+def test_the_error_table_is_the_plain_ways(allocations: dict[str, Any]) -> None:
+    found = allocations["results"]["table"]["networks"]["resnet20"]
+    assert found["layers"] == allocations["settings"]["table"]["layers"] == 8
+    difference = found["difference"]
+    assert difference["entries"] == 586
+    assert difference["ours_to_float64"] < 1e-7
+    assert 0 < difference["ours_to_float32"] < 1e-5
+    medians = {name: one["median"] for name, one in found["seconds"].items()}
+    assert found["plain_over_ours"]["table"]["ratio"] == pytest.approx(medians["plain"] / medians["ours"])
+    assert set(found["tasks"]) == {"seconds", "one_over_two", "in_process_over_two"}
+
+
+def test_the_global_step_is_certified_and_no_worse_than_the_published_heuristic(allocations: dict[str, Any]) -> None:
+    found = allocations["results"]["global"]["networks"]["resnet20"]
+    assert found["trained"] is False
+    assert found["ranks"] > found["offered"] > found["layers"] == 20
+    assert set(found["targets"]) == {"0.3", "0.8"}
+    for target in found["targets"].values():
+        assert target["certificate"] is True
+        assert target["weights"] <= target["budget"]
+        assert target["error_with_sliced_linear"] <= target["error"]
+        assert target["error_at_heuristics_size"] <= target["heuristic"]["error"]
+        assert target["published"] is None  # that of other weights
+
+
+def test_the_heuristic_comes_to_the_authors_own_figures(project: Path, tmp_path: Path, data_dir: Path) -> None:
+    file = tmp_path / "allocations.json"
+    content = quick(project, "allocations", file, "--part", "global", data=str(data_dir))
+    assert set(content["results"]) == {"global"}
+    targets = content["results"]["global"]["networks"]["resnet20"]["targets"]
+    for removed, torchprune, exact in (("0.3", 0.1629, 0.1558), ("0.8", 0.3482, 0.3435)):
+        assert targets[removed]["published"] == {"torchprune": torchprune, "exact": exact}
+        assert targets[removed]["heuristic"]["error"] == pytest.approx(torchprune, abs=5e-5)
+        assert targets[removed]["error"] == pytest.approx(exact, abs=5e-5)
+
+
+def test_a_part_for_one_network_keeps_the_others(project: Path, tmp_path: Path) -> None:
+    file = tmp_path / "allocations.json"
+    for name in ("resnet8", "resnet14"):
+        content = quick(project, "allocations", file, "--part", "seconds", "--networks", name)
+    found = content["results"]["seconds"]
+    assert set(found["networks"]) == {"resnet8", "resnet14"}
+    assert found["finished"] is False  # resnet20 is missing
+
+
+def test_every_allocation_search_is_timed(allocations: dict[str, Any]) -> None:
+    found = allocations["results"]["seconds"]
+    assert found["finished"] is True
+    assert [one["layers"] for one in found["networks"].values()] == [8, 20]
+    for one in found["networks"].values():
+        assert set(one["curve_seconds"]) == {"channel_svd", "sliced_svd"}
+        assert set(one["decision_seconds"]) == {
+            *("uniform", "energy", "energy_product", "energy_product_exact", "vbmf", "lc_rule", "alds")
+        }
+        assert all(seconds["lowest"] > 0 for seconds in one["decision_seconds"].values())
