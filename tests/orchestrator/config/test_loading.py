@@ -183,7 +183,11 @@ MISTAKES = [
     ("data.validation_sise=3", "data.validation_sise: unknown key; did you mean 'validation_size'?"),
     ("data.normalize={mean: [0], stdd: [1], std: [1]}", "data.normalize.stdd: unknown key; did you mean 'std'?"),
     ("model.chekpoint=x", "model.chekpoint: unknown key; did you mean 'checkpoint'?"),
-    ("data.xyzzy=3", "data.xyzzy: unknown key; known: image_size, normalize, slice_size, test, train, validation_size"),
+    (
+        "data.xyzzy=3",
+        "data.xyzzy: unknown key; known: calibration_size, image_size, normalize, slice_size, test, train, "
+        "validation_size",
+    ),
     # ... a budget outside (0, 1) ...
     *(
         (
@@ -229,9 +233,13 @@ MISTAKES = [
     ("cluster.timeout_s=.inf", "cluster.timeout_s: input should be a finite number, not inf"),
     # ... names that are looked up ...
     ("search.method=msb", "search.method: unknown search method 'msb'; did you mean 'mbs'?"),
-    ("search.method=null", "search.method: is missing; known: mbs"),
+    (
+        "search.method=null",
+        "search.method: is missing; known: alds, beam_around, energy, energy_product, energy_product_exact, "
+        "greedy_ratio, layerwise, lc_rule, mbs, uniform, vbmf",
+    ),
     ("search.objective=acuracy", "search.objective: unknown objective 'acuracy'; did you mean 'accuracy'?"),
-    ("search.norm=activation", "search.norm: input should be 'weight', not 'activation'"),
+    ("search.norm=spectral", "search.norm: input should be 'weight' or 'activation', not 'spectral'"),
     ("search.start=middle", "search.start: input should be 'full' or 'break_even', not 'middle'"),
     # ... and blocks of the wrong kind.
     ("model=workers.models:cifar_resnet20", "model: input should be a mapping, not 'workers.models:cifar_resnet20'"),
