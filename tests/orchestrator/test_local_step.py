@@ -131,7 +131,8 @@ class TestMoments:
         for layer, reference in zip(case.found.layers, learned.moments, strict=True):
             found = moment_from(ray.get(reference))
             assert found.patches == expected[layer.name].patches
-            torch.testing.assert_close(found.second, expected[layer.name].second, rtol=1e-9, atol=1e-12)
+            # Activations are float32, and torch adds them up otherwise with other numbers of threads.
+            torch.testing.assert_close(found.second, expected[layer.name].second, rtol=1e-5, atol=1e-6)
 
     def test_are_not_where_they_are_not(self, ray_cluster: Cluster, digits_checkpoint: Path) -> None:
         case = prepared(digits_checkpoint, "uniform")
