@@ -95,12 +95,7 @@ def resume(run_dir: Location, observer: Observer | None = None) -> Run:
     if run.result() is not None:
         return _finish(run)
     prepared = prepare(run.config())
-    recorded = run.space()["fingerprints"]
-    for what, key in (("model", "model.checkpoint"), ("data", "data.train")):
-        if recorded[what] != prepared.fingerprints[what]:
-            raise ConfigError(
-                key, f"the {what} is not what this run began with; its scores would not fit: start a new run"
-            )
+    run.check_unchanged(prepared)
     run_search(prepared, run, observer or Silent())
     return _finish(run)
 

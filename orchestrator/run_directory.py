@@ -42,10 +42,16 @@ class RunDirectory:
         """
         run = cls(location)
         run.storage.create()
-        run.storage.write("space.json", _json(space_description(prepared)))
-        # The config is what makes a folder a run: it comes last, so that a run that was cut short here is none.
-        run.storage.write("config.yaml", dump_config(prepared.config).encode())
+        run.begin(prepared)
         return run
+
+    def begin(self, prepared: Prepared) -> None:
+        """Writes `space.json` and `config.yaml`.
+
+        The config is what makes a folder a run: it comes last, so that a run that was cut short here is none.
+        """
+        self.write_space(prepared)
+        self.storage.write("config.yaml", dump_config(prepared.config).encode())
 
     @classmethod
     def open(cls, location: str, key: str = "run") -> RunDirectory:
@@ -79,6 +85,19 @@ class RunDirectory:
     def state(self) -> dict[str, Any] | None:
         """`search_state.json`, None before the first level's end."""
         return self._load("search_state.json") if self.storage.exists("search_state.json") else None
+
+    def check_unchanged(self, prepared: Prepared) -> None:
+        """Returns if the model and the data are still those that this run began with.
+
+        Raises:
+            ConfigError: they are not.
+        """
+        recorded = self.space()["fingerprints"]
+        for what, key in (("model", "model.checkpoint"), ("data", "data.train")):
+            if recorded[what] != prepared.fingerprints[what]:
+                raise ConfigError(
+                    key, f"the {what} is not what this run began with; its scores would not fit: start a new run"
+                )
 
     def write_space(self, prepared: Prepared) -> None:
         """Writes `space.json` again once ladders are known."""

@@ -26,7 +26,7 @@ from orchestrator.searches.objective import OBJECTIVES
 from orchestrator.searches.registry import search_methods
 from orchestrator.shared import share, store_model
 from search_spaces.candidates import Candidate, Score
-from search_spaces.errors import ConfigError, CorruptedWeightsError, RunStoppedError
+from search_spaces.errors import ConfigError, CorruptedWeightsError, RunInterruptedError
 from search_spaces.rank_space import RankVector
 from search_spaces.schemes.contract import Factors
 from workers.evaluator import Evaluator, Shared
@@ -168,7 +168,8 @@ class _Course:
         """Goes on until the search is done.
 
         Raises:
-            RunStoppedError: interrupted, out of space, out of evaluators, or the weights were written to.
+            RunInterruptedError: Ctrl-C, or SIGTERM.
+            RunStoppedError: out of space, out of evaluators, or the weights were written to.
         """
         try:
             with _termination_interrupts():
@@ -179,7 +180,7 @@ class _Course:
             raise
         except KeyboardInterrupt:
             self._save(search)
-            raise RunStoppedError(
+            raise RunInterruptedError(
                 f"interrupted after {self.scored_in_all:,} candidates; go on with `rankray resume {self.run.location}`"
             ) from None
         self._save(search)

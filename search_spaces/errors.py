@@ -21,6 +21,7 @@ __all__ = [
     "InfeasibleBudgetError",
     "MeasurementError",
     "RankRayError",
+    "RunInterruptedError",
     "RunStoppedError",
     "WorkerLostError",
 ]
@@ -71,6 +72,10 @@ class RunStoppedError(RankRayError):
     """A run ended before its answer (full disk, interrupt, no evaluator left); it can be resumed."""
 
     exit_status = 1
+
+
+class RunInterruptedError(RunStoppedError):
+    """Somebody wanted a run to end: Ctrl-C, or a batch system's signal."""
 
 
 class WorkerLostError(RunStoppedError):

@@ -18,7 +18,7 @@ from orchestrator.searches.registry import search_methods
 from search_spaces.errors import ConfigError
 from search_spaces.registry import nearest
 
-__all__ = ["check_config", "dump_config", "parse_mapping", "read_config"]
+__all__ = ["check_config", "dump_config", "expand", "parse_mapping", "read_config", "read_mapping", "validated"]
 
 
 def read_config(path: Path, overrides: Sequence[str] = ()) -> Config:
@@ -30,6 +30,15 @@ def read_config(path: Path, overrides: Sequence[str] = ()) -> Config:
     Raises:
         ConfigError: naming the file or key, what is wrong, and what would be right.
     """
+    return check_config(read_mapping(path, overrides), str(path))
+
+
+def read_mapping(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """What a config file holds, with overrides, unchecked.
+
+    Raises:
+        ConfigError: it cannot be read, or an override is none.
+    """
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
@@ -40,7 +49,7 @@ def read_config(path: Path, overrides: Sequence[str] = ()) -> Config:
     raw = parse_mapping(text, str(path))
     for override in overrides:
         _override(raw, override)
-    return check_config(raw, str(path))
+    return raw
 
 
 def check_config(raw: Mapping[str, Any], source: str) -> Config:
@@ -49,7 +58,7 @@ def check_config(raw: Mapping[str, Any], source: str) -> Config:
     Args:
         source: what to call it where a message has no key to name.
     """
-    expanded = _expand(raw, "")
+    expanded = expand(raw, "")
     search = expanded.get("search")
     if not isinstance(search, dict):
         raise ConfigError(f"{source}: search", "is missing; a config needs `search: {method: mbs, budget: ...}`")
@@ -57,8 +66,8 @@ def check_config(raw: Mapping[str, Any], source: str) -> Config:
         known = ", ".join(search_methods().names())
         raise ConfigError("search.method", f"is missing; known: {known}")
     method = search_methods().get(search["method"], "search.method")
-    settings = _validated(method.settings, search, "search.")
-    config: Config = _validated(Config, {**expanded, "search": settings}, "")
+    settings = validated(method.settings, search, "search.")
+    config: Config = validated(Config, {**expanded, "search": settings}, "")
     return config
 
 
@@ -123,12 +132,19 @@ def _index(place: Any, part: str, override: str) -> Any:
     return int(part)
 
 
-def _expand(value: Any, key: str) -> Any:
-    """Environment variables in strings: `${RANKRAY_DATA}`."""
+def expand(value: Any, key: str = "") -> Any:
+    """The value with environment variables put into its strings: `${RANKRAY_DATA}`.
+
+    Args:
+        key: the value's place in the config, for messages.
+
+    Raises:
+        ConfigError: one is not set.
+    """
     if isinstance(value, dict):
-        return {name: _expand(item, f"{key}.{name}".lstrip(".")) for name, item in value.items()}
+        return {name: expand(item, f"{key}.{name}".lstrip(".")) for name, item in value.items()}
     if isinstance(value, list):
-        return [_expand(item, key) for item in value]
+        return [expand(item, key) for item in value]
     if not isinstance(value, str):
         return value
 
@@ -141,7 +157,15 @@ def _expand(value: Any, key: str) -> Any:
     return re.sub(r"\$\{(\w+)\}", variable, value)
 
 
-def _validated(model: type[Any], raw: Mapping[str, Any], prefix: str) -> Any:
+def validated(model: type[Any], raw: Mapping[str, Any], prefix: str) -> Any:
+    """A block of the config as its pydantic model.
+
+    Args:
+        prefix: the block's place in the config, with a dot at the end.
+
+    Raises:
+        ConfigError: naming the first key that is wrong.
+    """
     try:
         return model.model_validate(raw)
     except ValidationError as error:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from orchestrator.report.quantities import plural
 from orchestrator.report.run_data import RunData
 from orchestrator.report.section import Picture, Section
 from orchestrator.report.sections import COMPARISONS, SECTIONS
@@ -34,28 +35,30 @@ class _Chapter:
     sections: tuple[Section, ...]
 
 
-def build_report(runs: Sequence[RunData]) -> str:
+def build_report(runs: Sequence[RunData], leading: Sequence[Section] = ()) -> str:
     """The report as HTML text: the comparison first where there are several runs, then each run's sections.
 
     It is pure: no file is read but the page's own template, and the same runs give the same text.
 
     Args:
         runs: at least one; a run without a result is shown as unfinished.
+        leading: sections on all runs that come before the comparison; with them there may be no run.
 
     Raises:
-        ValueError: no run.
+        ValueError: nothing to show.
     """
-    if not runs:
+    if not runs and not leading:
         raise ValueError("a report needs at least one run, got none")
     named = _with_own_names(runs)
     chapters = []
-    if len(named) > 1:
-        built = [section for build in COMPARISONS if (section := build(named)) is not None]
-        chapters.append(_Chapter("comparison", "Comparison", tuple(built)))
+    if len(named) > 1 or leading:
+        several = COMPARISONS if len(named) > 1 else ()
+        built = [*leading, *(section for build in several if (section := build(named)) is not None)]
+        chapters.append(_Chapter("comparison", leading[0].title if leading else "Comparison", tuple(built)))
     for index, run in enumerate(named, start=1):
         built = [section for build in SECTIONS if (section := build((run,))) is not None]
         chapters.append(_Chapter(f"run-{index}", run.name, tuple(built)))
-    title = named[0].name if len(named) == 1 else f"{len(named)} runs compared"
+    title = chapters[0].title if len(chapters) == 1 else f"{plural(len(named), 'run')} compared"
     return _PAGE.get_template("report.html.j2").render(title=title, chapters=chapters, colours=COLOURS)
 
 
