@@ -1,4 +1,4 @@
-"""Top floor: decides. `search`, `load_run` and `load_compressed` are the same doors as the command line's.
+"""Top floor: decides. `search`, `compare`, `load_run` and `load_compressed` are the same doors as the command line's.
 
 Imported lazily: searches are pure Python and must not pay for torch or Ray.
 """
@@ -8,9 +8,27 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from orchestrator.api import Run, load_compressed, load_run, resume, search
+    from orchestrator.api import (
+        Comparison,
+        Run,
+        compare,
+        load_compressed,
+        load_run,
+        resume,
+        resume_comparison,
+        search,
+    )
 
-__all__ = ["Run", "load_compressed", "load_run", "resume", "search"]
+__all__ = [
+    "Comparison",
+    "Run",
+    "compare",
+    "load_compressed",
+    "load_run",
+    "resume",
+    "resume_comparison",
+    "search",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -14,7 +14,11 @@ import safetensors.torch
 from safetensors import SafetensorError
 from torch import nn
 
-from orchestrator.config.loading import check_config, read_config
+from orchestrator.comparison.directory import ComparisonDirectory
+from orchestrator.comparison.preparing import prepare_all
+from orchestrator.comparison.running import prepare_waiting, run_comparison
+from orchestrator.comparison.settings import complete, planned_runs
+from orchestrator.config.loading import check_config, read_config, read_mapping
 from orchestrator.config.schema import Config
 from orchestrator.preparation import prepare
 from orchestrator.progress import Observer, Silent
@@ -29,7 +33,17 @@ from search_spaces.schemes.registry import schemes
 from search_spaces.survey import stage_of
 from workers.import_path import build
 
-__all__ = ["Run", "load_compressed", "load_run", "new_run_location", "resume", "search"]
+__all__ = [
+    "Comparison",
+    "Run",
+    "compare",
+    "load_compressed",
+    "load_run",
+    "new_run_location",
+    "resume",
+    "resume_comparison",
+    "search",
+]
 
 Location = str | PathLike[str]
 
@@ -51,6 +65,19 @@ class Run:
     result: Mapping[str, Any] | None
     space: Mapping[str, Any]
     evaluations: pd.DataFrame
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A comparison that went through all its runs.
+
+    Attributes:
+        location: path or URI; each run lies in a folder below.
+        table: `comparison.parquet`: a row per run, whatever became of it; see `orchestrator/comparison/outcomes.py`.
+    """
+
+    location: str
+    table: pd.DataFrame
 
 
 def search(
@@ -98,6 +125,51 @@ def resume(run_dir: Location, observer: Observer | None = None) -> Run:
     run.check_unchanged(prepared)
     run_search(prepared, run, observer or Silent())
     return _finish(run)
+
+
+def compare(
+    config: Mapping[str, Any] | Location,
+    run_dir: Location | None = None,
+    overrides: Sequence[str] = (),
+    observer: Observer | None = None,
+) -> Comparison:
+    """Runs all searches of a config's `compare` block under all its budgets, one after another on one cluster.
+
+    A budget that a search cannot meet, and a run that fails, are rows of the table.
+
+    Args:
+        config: a YAML file, or a mapping of the same shape.
+        run_dir: where the comparison is kept; by default a new folder below `runs/`.
+        overrides: `compare.seeds=[0, 1]`, as `--set` takes them; for a file only.
+        observer: who watches; nobody by default.
+
+    Raises:
+        ConfigError: before anything starts, naming what is wrong.
+        RunInterruptedError: Ctrl-C; `resume_comparison` goes on.
+    """
+    if isinstance(config, Mapping):
+        raw, source, name = dict(config), "config", "compare"
+    else:
+        raw, source, name = read_mapping(Path(config), overrides), str(config), Path(config).stem
+    location = str(run_dir) if run_dir is not None else new_run_location(name)
+    completed = complete(raw, source)
+    planned = planned_runs(completed)
+    ComparisonDirectory(location).storage.check_empty()
+    prepared = prepare_all(planned)
+    directory = ComparisonDirectory.create(location, completed)
+    return Comparison(location, run_comparison(directory, planned, prepared, observer or Silent()))
+
+
+def resume_comparison(run_dir: Location, observer: Observer | None = None) -> Comparison:
+    """Goes on with a comparison: finished runs are read, unfinished ones resumed, failed ones tried again.
+
+    Raises:
+        ConfigError: it is no comparison, or its model or data are not what they were.
+    """
+    directory = ComparisonDirectory.open(str(run_dir))
+    planned = planned_runs(directory.completed())
+    prepared = prepare_waiting(directory, planned)
+    return Comparison(directory.location, run_comparison(directory, planned, prepared, observer or Silent()))
 
 
 def load_run(run_dir: Location) -> Run:

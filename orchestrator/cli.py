@@ -88,12 +88,37 @@ def search(
 
 
 @app.command()
-def resume(run: RunPath) -> None:
-    """Go on where a run was stopped; the result is what it would have been."""
+def compare(
+    config: ConfigPath,
+    run_dir: Annotated[
+        str | None, typer.Option(help="Path or URI (s3://...); default: a new folder below runs/.")
+    ] = None,
+    overrides: Overrides = None,
+) -> None:
+    """All searches of the config's `compare` block under all its budgets; `rankray resume` goes on with it."""
     from orchestrator import api
     from orchestrator.progress import show_progress
 
     console = Console()
+    location = run_dir or api.new_run_location(config.stem)
+    with show_progress(console) as observer:
+        comparison = api.compare(config, location, overrides or (), observer)
+    _show_comparison(comparison, console)
+
+
+@app.command()
+def resume(run: RunPath) -> None:
+    """Go on where a run or a comparison was stopped; the result is what it would have been."""
+    from orchestrator import api
+    from orchestrator.comparison.directory import is_comparison
+    from orchestrator.progress import show_progress
+
+    console = Console()
+    if is_comparison(run):
+        with show_progress(console) as observer:
+            comparison = api.resume_comparison(run, observer)
+        _show_comparison(comparison, console)
+        return
     with show_progress(console) as observer:
         finished = api.resume(run, observer)
     _show_result(finished, console)
@@ -144,6 +169,22 @@ def _show_result(run: Any, console: Console) -> None:
     for line in _result_lines(run.result):
         console.print(line, highlight=False, soft_wrap=True)
     console.print(f"run directory: {run.location} (report.html, result.json, model.safetensors)", soft_wrap=True)
+
+
+def _show_comparison(comparison: Any, console: Console) -> None:
+    """The table; failed runs make the command fail, once everything is shown.
+
+    Raises:
+        RunStoppedError: runs failed.
+    """
+    from orchestrator.comparison.console import show_table
+
+    table, location = comparison.table, comparison.location
+    show_table(table, console)
+    console.print(f"comparison: {location} (comparison.html, comparison.parquet)", highlight=False, soft_wrap=True)
+    failed = int((table["status"] == "failed").sum())
+    if failed:
+        raise RunStoppedError(f"{failed} of {len(table)} runs failed; `rankray resume {location}` tries them again")
 
 
 def _skipped(result: Mapping[str, Any]) -> str:
