@@ -67,7 +67,7 @@ class Workload(Protocol):
     macs: int
 
     def program(self) -> Program:
-        """Makes module, inputs and reference; the same for every call (weights and inputs are drawn by a fixed seed)."""
+        """Makes module, inputs and reference; the same every time: weights and inputs are drawn by a fixed seed."""
 
 
 @dataclass(frozen=True)
