@@ -23,6 +23,7 @@ __all__ = [
     "RankRayError",
     "RunInterruptedError",
     "RunStoppedError",
+    "TrialDivergedError",
     "WorkerLostError",
 ]
 
@@ -118,6 +119,27 @@ class MeasurementError(RankRayError):
         super().__init__(f"{device}: {reason}")
         self.device = device
         self.reason = reason
+
+
+class TrialDivergedError(RankRayError):
+    """A network's training loss became NaN or infinite: the trial is over, others go on.
+
+    Attributes:
+        method: what trained it.
+        epoch: in which it was noticed, from 1.
+        learning_rate: at that moment.
+    """
+
+    exit_status = 1
+
+    def __init__(self, method: str, epoch: int, learning_rate: float) -> None:
+        super().__init__(
+            f"{method}: the training loss became NaN or infinite in epoch {epoch} at learning rate "
+            f"{learning_rate:.3g}; take a lower learning rate, a warm-up or clip_norm"
+        )
+        self.method = method
+        self.epoch = epoch
+        self.learning_rate = learning_rate
 
 
 class CorruptedWeightsError(RunStoppedError):

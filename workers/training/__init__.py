@@ -1,0 +1,1 @@
+"""Training: methods that change weights, each a trainable that is stepped one epoch at a time."""
