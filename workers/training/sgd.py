@@ -20,10 +20,13 @@ from workers.training.augmentation import Augmentation, ready
 from workers.training.contract import State, TrainingSettings
 from workers.training.samples import Samples, generator
 
-__all__ = ["EpochResult", "Rate", "SGDSettings", "SGDTraining", "cosine", "evaluate"]
+__all__ = ["EpochResult", "Objective", "Rate", "SGDSettings", "SGDTraining", "cosine", "evaluate"]
 
 Rate = Callable[[float], float]
 """The learning rate after so many epochs, fractions included."""
+
+Objective = Callable[[torch.Tensor], torch.Tensor]
+"""What is minimised, given the loss of the forward pass just made."""
 
 CHECK_EVERY = 32
 """Steps between looks at the loss: a look makes a GPU wait."""
@@ -99,7 +102,8 @@ class SGDTraining:
     """Trains one network in place; every epoch draws from generators that the seed and its number alone decide.
 
     Args:
-        network: moved to the device, and its weights to channels_last memory; all its parameters are trained.
+        network: moved to the device, and its weights to channels_last memory; all its parameters are trained, or those
+            of `optimizer`.
         samples: what it is trained on.
         settings: how.
         seed: of the samples' order, of augmentation, and of the network's own random operations (dropout).
@@ -109,6 +113,9 @@ class SGDTraining:
         rate: the learning rate; `cosine` where left out.
         after_backward: called in every step between backward pass and update, with the number of steps made before; it
             may add to the parameters' gradients.
+        objective: adds penalties to the loss where it is given; losses are reported without.
+        optimizer: makes another one than SGD, called when the network is on the device. Its groups' learning rates are
+            the rate times their `scale`, 1 where they have none.
 
     Attributes:
         epochs: finished so far.
@@ -127,17 +134,20 @@ class SGDTraining:
         teacher: nn.Module | None = None,
         rate: Rate | None = None,
         after_backward: Callable[[int], None] | None = None,
+        objective: Objective | None = None,
+        optimizer: Callable[[], torch.optim.Optimizer] | None = None,
     ) -> None:
-        self.network: nn.Module = network.to(device, memory_format=torch.channels_last).requires_grad_(True)  # type: ignore[call-overload]
+        self.network: nn.Module = network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.epochs = 0
         self.steps = 0
         self._samples = samples.to(device)
         self._settings, self._seed, self._device, self._method = settings, seed, torch.device(device), method
         self._rate = rate or cosine(settings)
         self._after_backward = after_backward
+        self._objective = objective
         self._teacher = teacher.to(device).eval() if teacher is not None and settings.distillation else None
         self._augmentation = Augmentation(settings.crop_padding, settings.flip) if samples.are_images else None
-        self._optimizer = _optimizer(self.network, settings)
+        self._optimizer = optimizer() if optimizer else _optimizer(self.network.requires_grad_(True), settings)
         self._precision = _precision(settings, self._device)
         self._scaler = torch.amp.GradScaler(self._device.type, enabled=self._precision is torch.float16)
 
@@ -188,14 +198,14 @@ class SGDTraining:
     def _set_rate(self, epochs: float) -> float:
         rate = self._rate(epochs)
         for group in self._optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group.get("scale", 1.0)
         return rate
 
     def _step(self, batch: Batch) -> torch.Tensor:
         """One update; the loss before it, not waited for."""
         loss = self._loss(batch)
         self._optimizer.zero_grad(set_to_none=True)
-        self._scaler.scale(loss).backward()
+        self._scaler.scale(self._objective(loss) if self._objective else loss).backward()
         self._scaler.unscale_(self._optimizer)
         if self._after_backward is not None:
             self._after_backward(self.steps)
