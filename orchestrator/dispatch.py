@@ -2,6 +2,8 @@
 
 Candidates with one parent are scored together. Groups shrink towards the end of a level, so that evaluators finish
 together; a group whose evaluator was lost comes back one by one, so that a candidate that kills evaluators is found.
+Where several searches ask, they take turns call by call, and a call is a few seconds of work for all of them: a search
+waits for at most one call of each of the others, however much these have queued.
 """
 
 from __future__ import annotations
@@ -34,9 +36,12 @@ class Work:
     attempt: int = 0
 
 
+_ByParent = dict[RankVector, deque[Candidate]]
+
+
 @dataclass
 class Dispatch:
-    """Queues candidates by parent and cuts them into calls.
+    """Queues candidates by who asks and by parent, and cuts them into calls.
 
     Args:
         attempts: how often a candidate may be tried before it is given up.
@@ -44,16 +49,22 @@ class Dispatch:
 
     attempts: int = 3
     seconds_per_candidate: float | None = None
-    _fresh: dict[RankVector, deque[Candidate]] = field(default_factory=dict)
+    _fresh: dict[str, _ByParent] = field(default_factory=dict)  # whose turn it is comes first
     _again: deque[Work] = field(default_factory=deque)
 
-    def add(self, candidates: Sequence[Candidate]) -> None:
-        """Queues candidates, each under its parent (its own rank vector where it has none)."""
+    def add(self, candidates: Sequence[Candidate], asker: str = "") -> None:
+        """Queues candidates, each under its parent (its own rank vector where it has none).
+
+        Args:
+            asker: who takes turns with the other askers.
+        """
         for candidate in candidates:
-            self._fresh.setdefault(candidate.parent or candidate.ranks, deque()).append(candidate)
+            queues = self._fresh.setdefault(asker, {})
+            queues.setdefault(candidate.parent or candidate.ranks, deque()).append(candidate)
 
     def __len__(self) -> int:
-        return sum(len(queue) for queue in self._fresh.values()) + sum(len(work.candidates) for work in self._again)
+        fresh = sum(len(queue) for queues in self._fresh.values() for queue in queues.values())
+        return fresh + sum(len(work.candidates) for work in self._again)
 
     def next(self, evaluators: int) -> Work | None:
         """The next call for whichever evaluator is free; None when nothing waits.
@@ -65,12 +76,16 @@ class Dispatch:
             return self._again.popleft()
         if not self._fresh:
             return None
-        parent = max(self._fresh, key=lambda one: len(self._fresh[one]))
-        queue = self._fresh[parent]
-        size = min(self._group_size(evaluators), len(queue))
-        work = Work(parent, tuple(queue.popleft() for _ in range(size)))
+        size = self._group_size(evaluators)
+        asker = next(iter(self._fresh))
+        queues = self._fresh.pop(asker)
+        parent = max(queues, key=lambda one: len(queues[one]))
+        queue = queues[parent]
+        work = Work(parent, tuple(queue.popleft() for _ in range(min(size, len(queue)))))
         if not queue:
-            del self._fresh[parent]
+            del queues[parent]
+        if queues:
+            self._fresh[asker] = queues  # behind the others
         return work
 
     def put_back(self, work: Work) -> None:

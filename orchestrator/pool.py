@@ -28,6 +28,9 @@ IN_FLIGHT = 2
 START_S = 300.0
 """Seconds in which a new evaluator must answer: importing torch on a slow board takes most of it."""
 
+_CHECK_S = 0.02
+"""How long a check of the weights waits before it looks whether an evaluator wants work."""
+
 
 @dataclass
 class _Call:
@@ -90,17 +93,23 @@ class Pool:
         self._workers: list[_Worker] = []
         self._started = 0
         self._last_loss = ("evaluator", "none was started")
+        self._early: list[Score] = []
         for _ in range(size):
             self._start_one()
 
-    def submit(self, candidates: Sequence[Candidate]) -> None:
-        """Queues candidates."""
-        self._dispatch.add(candidates)
+    def submit(self, candidates: Sequence[Candidate], asker: str = "") -> None:
+        """Queues candidates.
+
+        Args:
+            asker: the search that wants them; searches on one pool take turns.
+        """
+        self._dispatch.add(candidates, asker)
 
     @property
     def pending(self) -> int:
         """Candidates that have no score yet."""
-        return len(self._dispatch) + sum(len(c.work.candidates) for w in self._workers for c in w.calls)
+        in_flight = sum(len(call.work.candidates) for worker in self._workers for call in worker.calls)
+        return len(self._early) + len(self._dispatch) + in_flight
 
     @property
     def alive(self) -> list[str]:
@@ -118,6 +127,12 @@ class Pool:
         Raises:
             WorkerLostError: every evaluator is gone and no more may be started.
         """
+        if self._early:
+            scores, self._early = self._early, []
+            return scores
+        return self._collect(patience_s)
+
+    def _collect(self, patience_s: float) -> list[Score]:
         self._fill()
         refs = [worker.ready for worker in self._workers if worker.ready is not None]
         refs += [worker.calls[0].ref for worker in self._workers if worker.calls]
@@ -132,16 +147,28 @@ class Pool:
     def check_weights(self) -> None:
         """Asks every evaluator that is ready whether the shared weights are what they were.
 
+        Whoever still has candidates goes on scoring them; the next `collect` returns what came meanwhile.
+
         Raises:
             CorruptedWeightsError: they are not.
+            WorkerLostError: as `collect`.
         """
-        for worker in [one for one in self._workers if one.ready is None]:
-            try:
-                damaged = ray.get(worker.actor.damaged.remote(), timeout=self._timeout_s)
-            except (RayError, TimeoutError):
-                continue  # lost or hung: the next collect() finds out and replaces it
-            if damaged:
-                raise CorruptedWeightsError(damaged)
+        asked = [worker.actor.damaged.remote() for worker in self._workers if worker.ready is None]
+        deadline = time.monotonic() + self._timeout_s
+        while asked and time.monotonic() < deadline:  # who hangs is found out, and replaced, by collecting
+            answered, asked = ray.wait(asked, num_returns=1, timeout=min(_CHECK_S, self._timeout_s))
+            for ref in answered:
+                self._hear(ref)
+            if not answered:
+                self._early += self._collect(0.0)
+
+    def _hear(self, answer: ray.ObjectRef[Any]) -> None:
+        try:
+            damaged = ray.get(answer)
+        except RayError:
+            return  # lost: the next collect() finds out and replaces it
+        if damaged:
+            raise CorruptedWeightsError(damaged)
 
     def first_ready(self) -> Any:
         """The first evaluator that is ready, for a question outside the search.

@@ -122,6 +122,38 @@ class TestGroups:
         assert first.parent == PARENTS[1]
 
 
+class TestTurns:
+    @given(st.lists(st.integers(1, 60), min_size=1, max_size=5), SPEEDS, st.integers(1, 4))
+    def test_go_round_among_those_that_wait(self, counts: list[int], seconds: float | None, evaluators: int) -> None:
+        """However much each has queued, and under however many parents."""
+        dispatch = Dispatch()
+        speed(dispatch, seconds)
+        for asker, count in enumerate(counts):
+            dispatch.add([Candidate((asker, one), (asker, one % 3)) for one in range(count)], str(asker))
+        served = [work.candidates[0].ranks[0] for work in drained(dispatch, evaluators)]
+        calls = Counter(served)
+        rounds = range(max(calls.values()))
+        assert served == [asker for turn in rounds for asker in range(len(counts)) if calls[asker] > turn]
+
+    def test_a_small_search_does_not_wait_behind_a_huge_one(self) -> None:
+        dispatch = Dispatch()
+        speed(dispatch, 1e-9)
+        dispatch.add(children(0, 10_000), "huge")
+        dispatch.next(2)
+        dispatch.add(children(1, 1), "small")
+        assert [work.parent for work in (dispatch.next(2), dispatch.next(2)) if work] == [PARENTS[0], PARENTS[1]]
+
+    def test_who_comes_back_goes_behind_those_that_wait(self) -> None:
+        dispatch = Dispatch()
+        dispatch.add(children(0, 1), "a")
+        dispatch.add(children(1, 2), "b")
+        dispatch.add(children(2, 2), "c")
+        first = dispatch.next(1)
+        dispatch.add(children(0, 1), "a")
+        order = [first, *drained(dispatch)]
+        assert [PARENTS.index(work.parent) for work in order if work] == [0, 1, 2, 0, 1, 2]
+
+
 class TestLostWork:
     def test_comes_back_one_by_one_and_before_what_is_new(self) -> None:
         dispatch = Dispatch()
