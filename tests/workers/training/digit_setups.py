@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from search_spaces.budgets import Budget, Limit
+from search_spaces.budgets import Budget
 from search_spaces.costs import rank_space
 from search_spaces.schemes.registry import schemes
 from search_spaces.survey import survey
@@ -56,12 +56,12 @@ def _trained() -> nn.Sequential:
 
 
 def digit_setup(budget: dict[str, float] | None = None, scheme: str = "channel_svd", **changes: Any) -> Setup:
-    """A set-up with a budget, by default half of the parameters; `changes` are fields of `Setup`."""
+    """A set-up with a budget, C(r) by cost name, by default half of the parameters; `changes` are fields of `Setup`."""
     train, held_out = _digits()
     network = changes.pop("network", None) or _trained()
     found = survey(network, lambda model: model(torch.zeros(1, 1, 8, 8)))
     chosen = (schemes().get(scheme, "search.scheme"),) * len(found.layers)
-    limits = [Limit(cost, value) for cost, value in (budget or {"parameters": 0.5}).items()]
-    space = rank_space(found, chosen, binding=[limit.cost for limit in limits])
+    limits = budget or {"parameters": 0.5}
+    space = rank_space(found, chosen, binding=list(limits))
     given: dict[str, Any] = {"train": train, "held_out": held_out, **changes}
-    return Setup(network, found.layers, chosen, space, Budget.of(limits, space), **given)
+    return Setup(network, found.layers, chosen, space, Budget(tuple(limits.items())), **given)
