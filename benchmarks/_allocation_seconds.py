@@ -83,7 +83,7 @@ def _problem(given: Network, scheme: str, measured: str, removed: float) -> Prob
     """The local step: curves, and the ladders that they make."""
     whole = space(given, scheme)
     errors = curves(given, scheme, measured)
-    budget = Budget.of([Limit(COST, removed)], whole)
+    budget = Budget.of([Limit(COST, removed, "ratio")], whole)
     problem = Problem(whole, budget, "cross_entropy", 0, {measured: errors}, shapes(given, scheme))
     return replace(problem, space=with_ladders(whole, [Frontier(errors)], COST))
 

@@ -74,7 +74,7 @@ def in_memory(model: nn.Module, validation: Batch, target: float) -> Prepared:
     found = survey(model, lambda network: run_model(network, validation.example().inputs))
     chosen = (schemes().get(config.search.scheme, "search.scheme"),) * len(found.layers)
     space = rank_space(found, chosen)
-    problem = Problem(space, Budget.of(config.search.limits, space), config.search.objective, config.search.seed)
+    problem = Problem(space, Budget.of(config.limits, space), config.search.objective, config.search.seed)
     return Prepared(config, model, found, chosen, problem, validation, None, {"model": "random", "data": "random"})
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import ray
 
-from orchestrator.preparation import Prepared
+from orchestrator.preparation import Prepared, static_limits
 from orchestrator.searches.contract import Problem
 from orchestrator.searches.registry import search_methods
 from search_spaces.error_curves import ErrorCurve
@@ -104,7 +104,8 @@ def _with_curves(prepared: Prepared, found: _Curves) -> Prepared:
     method = search_methods().get(search.method, "search.method")
     curves = {measure: [layer[measure] for layer in found] for measure in found[0]}
     frontiers = [Frontier(one, limit) for one in curves.values() for limit in method.slice_limits(search)]
-    space = with_ladders(prepared.space, frontiers, next(iter(search.budget)))
+    static = [limit.cost for limit in static_limits(prepared.config)] or ["macs"]
+    space = with_ladders(prepared.space, frontiers, static[0])
     shapes = [scheme.matrix_shape(layer) for layer, scheme in zip(prepared.found.layers, prepared.schemes, strict=True)]
     problem: Problem = replace(prepared.problem, space=space, curves=curves, matrix_shapes=shapes)
     return replace(prepared, problem=problem)

@@ -149,7 +149,8 @@ def show_plan(prepared: Prepared, plan: Plan, console: Console) -> None:
 
 def _layer_table(prepared: Prepared, console: Console) -> Table:
     """The layers; where the terminal is narrow, only the costs that the budget limits, then no shapes either."""
-    limited = [name for name in COST_NAMES if name in prepared.config.search.budget]
+    limits = {limit.cost for limit in prepared.config.limits}
+    limited = [name for name in COST_NAMES if name in limits]
     longest = max(len(_names(layer)) for layer in prepared.found.layers)
     for costs in (COST_NAMES, limited):
         table = _layers(prepared, costs, shapes=True)

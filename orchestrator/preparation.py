@@ -12,9 +12,10 @@ from torch import nn
 
 from orchestrator.config.schema import Config
 from orchestrator.searches.contract import Problem
-from search_spaces.budgets import Budget
+from search_spaces.budgets import Budget, Limit
 from search_spaces.costs import COST_NAMES, rank_space
 from search_spaces.errors import ConfigError
+from search_spaces.latency import limited_device
 from search_spaces.rank_space import RankSpace
 from search_spaces.registry import nearest
 from search_spaces.schemes.contract import Factors, Scheme
@@ -31,7 +32,7 @@ from workers.scoring import Subject, Way
 from workers.shared_tensors import adopt, skeleton, weights_of
 from workers.splits import collect, data_fingerprint, draw_calibration, draw_validation
 
-__all__ = ["Prepared", "build_model", "prepare", "slower_way"]
+__all__ = ["Prepared", "build_model", "prepare", "slower_way", "static_limits"]
 
 
 STATISTICS_SLICE = 256
@@ -46,7 +47,7 @@ class Prepared:
         model: the dense network in eval mode, on the CPU.
         found: its layers, and those left out.
         schemes: one per layer.
-        problem: rank space, budget, objective and seed.
+        problem: rank space, budget, objective and seed. Limits on latency are added once devices were timed.
         validation: the batch that candidates are scored on.
         test: the test data, or None.
         fingerprints: of the model's weights and of the validation batch: a resumed run must find the same.
@@ -124,10 +125,7 @@ def prepare(config: Config) -> Prepared:
     Raises:
         ConfigError: naming the key or file, what is wrong, and what would be right.
     """
-    limited = list(config.search.budget)
-    for name in limited:
-        if name not in COST_NAMES:
-            raise ConfigError(f"search.budget.{name}", f"unknown cost{nearest(name, list(COST_NAMES))}")
+    _check_limits(config)
     scheme = schemes().get(config.search.scheme, "search.scheme")
     import_object(config.metric, "metric")
     model = build_model(config)
@@ -150,11 +148,18 @@ def prepare(config: Config) -> Prepared:
         exclude=config.search.exclude,
     )
     chosen = (scheme,) * len(found.layers)
-    space = rank_space(found, chosen, binding=limited)
-    problem = Problem(space, Budget.of(config.search.limits, space), config.search.objective, config.search.seed)
+    static = static_limits(config)
+    # Where only latency is limited, multiply-accumulates say which ranks are worth measuring.
+    space = rank_space(found, chosen, binding=[limit.cost for limit in static] or ["macs"])
+    problem = Problem(space, Budget.of(static, space), config.search.objective, config.search.seed)
     prepared = Prepared(config, model, found, chosen, problem, validation, test, fingerprints, calibration)
     _check_calibration(prepared)
     return prepared
+
+
+def static_limits(config: Config) -> list[Limit]:
+    """The budget's limits that shapes alone decide on."""
+    return [limit for limit in config.limits if limited_device(limit.cost) is None]
 
 
 def slower_way(way: Way) -> str:
@@ -164,6 +169,18 @@ def slower_way(way: Way) -> str:
     return (
         "every candidate runs the model's own forward, with its parent's outputs of the layers before the changed one"
     )
+
+
+def _check_limits(config: Config) -> None:
+    """Every limit is on a cost that there is.
+
+    Raises:
+        ConfigError: one is not.
+    """
+    for limit in config.limits:
+        if limited_device(limit.cost) is None and limit.cost not in COST_NAMES:
+            known = nearest(limit.cost, [*COST_NAMES, "latency", "throughput"])
+            raise ConfigError(f"search.budget.{limit.cost}", f"unknown cost{known}")
 
 
 def _open(config: Config, source: dict[str, Any], key: str) -> PreparedDataset:

@@ -1,15 +1,16 @@
-"""Ladders: of a layer's many ranks those worth offering, because no cheaper one errs less."""
+"""Ladders: of a layer's many ranks those worth offering: no cheaper one errs less, or no higher one is as fast."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from search_spaces.error_curves import ErrorCurve
-from search_spaces.rank_space import LayerRanks, Rank, RankSpace
+from search_spaces.latency import LatencyCost, Timing
+from search_spaces.rank_space import LayerRanks, Rank, RankSpace, number
 
-__all__ = ["Frontier", "with_ladders"]
+__all__ = ["Frontier", "with_ladders", "with_latency_ladders"]
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ def with_ladders(space: RankSpace, frontiers: Sequence[Frontier], cost: str) -> 
     """
     layers = []
     for index, layer in enumerate(space.layers):
-        if layer.ladder is None:
+        if layer.ladder is None or any(isinstance(rank, int) for rank in layer.ladder):
             layers.append(layer)
             continue
         kept: set[Rank] = set()
@@ -69,3 +70,48 @@ def _laddered(layer: LayerRanks, kept: set[Rank]) -> LayerRanks:
 
 def _slices(rank: Rank) -> int:
     return 1 if isinstance(rank, int) else rank[0]
+
+
+def with_latency_ladders(
+    space: RankSpace, latencies: Sequence[LatencyCost], curves: Sequence[ErrorCurve] | None = None
+) -> RankSpace:
+    """The space in which a layer offers the ranks just below each jump of a device's latency, and the dense layer.
+
+    A rank stays if it is faster, beyond what the measurements leave open, than every higher rank that stays, the dense
+    layer first: looked at from the highest down, so that a gentle slope is thinned and not lost. Of several devices
+    each keeps its own. A rank that was not measured on all of them is not offered; one rung above the ladder is dense.
+
+    Args:
+        latencies: one per device; they become costs of the space.
+        curves: one per layer, needed where ranks are no numbers: the one that errs less is the higher one.
+    """
+    layers = []
+    for index, layer in enumerate(space.layers):
+        offered = [rank for rank in layer.offered if all(rank in one.timings[index] for one in latencies)]
+        height = _height(None if curves is None else curves[index])
+        kept = {rank for one in latencies for rank in _fast(offered, one.timings[index], height)}
+        ladder = tuple(sorted(kept, key=height))
+        layers.append(replace(layer, full=len(ladder) + 1, useful=len(ladder), ladder=ladder))
+    return replace(space, layers=tuple(layers), costs={**space.costs, **{one.name: one for one in latencies}})
+
+
+def _height(curve: ErrorCurve | None) -> Callable[[Rank], float]:
+    """What makes one rank higher than another."""
+    if curve is None:
+        return lambda rank: float(number(rank))
+    errors = dict(zip(curve.ranks, curve.errors, strict=True))
+    return lambda rank: float(rank) if isinstance(rank, int) else -errors[rank]
+
+
+def _fast(
+    offered: Sequence[Rank], timings: Mapping[Rank | None, Timing], height: Callable[[Rank], float]
+) -> list[Rank]:
+    """The ranks that stay for one device."""
+    kept: list[Rank] = []
+    last = timings[None]
+    for rank in sorted(offered, key=height, reverse=True):
+        # All that stay are faster one by one, so the last one stands for all.
+        if timings[rank].high_ms < last.low_ms:
+            kept.append(rank)
+            last = timings[rank]
+    return kept

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import pairwise
 from typing import Any, Protocol, TypeAlias
 
 __all__ = ["Cost", "LayerRanks", "Rank", "RankSpace", "RankVector", "number", "rank_from", "rank_vector_from"]
@@ -43,14 +44,16 @@ def rank_vector_from(values: Iterable[Any]) -> RankVector:
 class Cost(Protocol):
     """What a rank vector costs: a sum over layers, so that a child costs its parent plus one difference.
 
-    Attributes:
-        name: `parameters`, `macs`, `volume`, ...
-        elsewhere: cost of the network outside the layers of the space (grouped or excluded layers);
-            part of the whole network's cost, never of C(r).
+    It may be any number, and need neither grow with the rank nor lie below the dense layer's.
     """
 
-    name: str
-    elsewhere: float
+    @property
+    def name(self) -> str:
+        """`parameters`, `macs`, `volume`, `latency@orin`, ..."""
+
+    @property
+    def elsewhere(self) -> float:
+        """Of the network outside the space's layers (grouped or excluded ones): part of its cost, never of C(r)."""
 
     def of(self, layer: int, rank: Rank | None) -> float:
         """Cost of one layer (by index) at one rank; `None` is the dense layer."""
@@ -62,9 +65,9 @@ class LayerRanks:
 
     Attributes:
         name: the layer's name in the model.
-        full: rungs of the ladder; where ranks are numbers, the rank of the full decomposition.
+        full: the highest rung; where rungs are the ranks themselves, the rank of the full decomposition.
         useful: the highest rung that still shrinks the layer in every cost that counts; 0 if none does.
-        ladder: the ranks of the rungs 1 to `full` where they are not just these numbers.
+        ladder: the ranks of the rungs 1 to `useful` where they are not just these numbers.
     """
 
     name: str
@@ -82,6 +85,19 @@ class LayerRanks:
     def offered(self) -> Sequence[Rank]:
         """Every rank that shrinks the layer, from the lowest rung up."""
         return range(1, self.useful + 1) if self.ladder is None else self.ladder[: self.useful]
+
+    def below(self, rung: int, step: int) -> int:
+        """The rung that a step down leads to, at least 1: so many rungs lower.
+
+        Where a ladder holds only some of the numbers (those just below a device's jumps), a step is still counted in
+        ranks: the highest rung whose rank is so much lower, and from a dense layer the highest rung.
+        """
+        if self.ladder is None or not all(isinstance(rank, int) for rank in self.ladder):
+            return max(1, rung - step)
+        if rung > len(self.ladder):
+            return max(1, min(rung - 1, len(self.ladder)))
+        most = number(self.ladder[rung - 1]) - step
+        return max(1, sum(number(rank) <= most for rank in self.ladder[: rung - 1]))
 
 
 @dataclass(frozen=True)
@@ -103,8 +119,16 @@ class RankSpace:
 
     @property
     def smallest(self) -> RankVector:
-        """Rank 1 wherever that shrinks a layer."""
+        """The lowest rung of every layer that has one: rank 1 wherever that shrinks a layer."""
         return self.at([1] * len(self.layers))
+
+    def cheapest(self, name: str) -> RankVector:
+        """The rank vector of least cost: each layer by itself, because a measured cost need not grow with the rank."""
+        of = self.costs[name].of
+        return tuple(
+            min((None, *layer.offered), key=lambda rank, index=index: of(index, rank))  # type: ignore[misc]
+            for index, layer in enumerate(self.layers)
+        )
 
     def at(self, rungs: Sequence[int]) -> RankVector:
         """The rank vector of one rung per layer: `None` wherever that would not shrink it (eq. 3.1's fallback)."""
@@ -122,6 +146,14 @@ class RankSpace:
     def compression(self, name: str, ranks: RankVector) -> float:
         """C(r) = 1 - cost(r) / cost(dense) over the space's layers; the thesis' eq. 3.1 for parameters."""
         return 1.0 - self.cost(name, ranks) / self.dense_cost[name]
+
+    def largest_step(self, name: str) -> float:
+        """The most that C(r) changes when one layer moves by one rung."""
+        of, widest = self.costs[name].of, 0.0
+        for index, layer in enumerate(self.layers):
+            costs = [of(index, rank) for rank in (*layer.offered, None)]
+            widest = max([widest, *(abs(after - before) for before, after in pairwise(costs))])
+        return widest / self.dense_cost[name]
 
     @cached_property
     def dense_cost(self) -> Mapping[str, float]:

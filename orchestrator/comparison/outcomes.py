@@ -118,14 +118,14 @@ def _judged(row: Mapping[str, Any], objective: str) -> float:
 
 def _row(run: PlannedRun, outcome: Outcome) -> dict[str, Any]:
     search, result = run.config.search, outcome.result or {}
-    cost, value = next(iter(search.budget.items()))
+    first = run.config.limits[0]
     names = ("method", "scheme", "norm", "last_stage", "batch_norm", "measure", "objective", "seed")
     return {
         "search": run.search,
         **{name: getattr(search, name) for name in names},
         "budget": run.budget,
-        "budget_cost": cost,
-        "budget_value": value,
+        "budget_cost": first.cost,
+        "budget_value": first.value,
         "in_window": result.get("in_window"),
         **_reached(result),
         "evaluations": result.get("evaluations"),

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from orchestrator.comparison.settings import PlannedRun
 from orchestrator.config.schema import Config
-from orchestrator.preparation import Prepared, prepare
+from orchestrator.preparation import Prepared, prepare, static_limits
 from search_spaces.budgets import Budget
 from search_spaces.errors import InfeasibleBudgetError
 
@@ -47,7 +47,7 @@ def _with_budget(former: Prepared, config: Config) -> Prepared:
     Raises:
         InfeasibleBudgetError: no rank vector meets it.
     """
-    budget = Budget.of(config.search.limits, former.space)
+    budget = Budget.of(static_limits(config), former.space)
     return replace(former, config=config, problem=replace(former.problem, budget=budget))
 
 

@@ -12,6 +12,7 @@ from pydantic import Field, field_validator
 
 from orchestrator.config.loading import check_config, expand, validated
 from orchestrator.config.schema import Config
+from orchestrator.searches.limits import Bound
 from orchestrator.searches.registry import search_methods
 from orchestrator.searches.settings import SearchSettings, Strict
 from search_spaces.errors import ConfigError
@@ -78,7 +79,7 @@ class PlannedRun:
         """Name of the run's directory below the comparison's: `alds-0.5-s0`, with costs where others are limited."""
         limits, usual = self.config.search.budget, list(self.base.budget)
         named = [f"{'' if list(limits) == usual[:1] else cost}{_plain(value)}" for cost, value in limits.items()]
-        limits_text = "+".join(named)
+        limits_text = re.sub(r"[^A-Za-z0-9_.+@-]", "", "+".join(named))  # `10 ms` and `500/s` name folders
         return f"{self.search}-{limits_text}-s{self.config.search.seed}"
 
     @contextmanager
@@ -190,6 +191,8 @@ def _keys(search: str, number: int) -> Iterator[None]:
         raise ConfigError(where.rstrip("."), error.message) from None
 
 
-def _plain(value: float) -> str:
-    """A limit's value without rounding: `0.5`, `1200000`."""
+def _plain(value: Bound) -> str:
+    """A limit's value without rounding: `0.5`, `1200000`, `10 ms`."""
+    if isinstance(value, str):
+        return value
     return str(int(value)) if value == int(value) else repr(float(value))

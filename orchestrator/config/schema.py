@@ -7,6 +7,7 @@ from typing import Annotated, Any
 from pydantic import Field, field_validator, model_validator
 
 from orchestrator.searches.settings import SearchSettings, Strict
+from search_spaces.budgets import Limit
 
 __all__ = ["ClusterSettings", "Config", "DataSettings", "ModelSettings"]
 
@@ -97,3 +98,8 @@ class Config(Strict):
     search: SearchSettings
     metric: str = "workers.batch:accuracy"
     cluster: ClusterSettings = ClusterSettings()
+
+    @property
+    def limits(self) -> tuple[Limit, ...]:
+        """The budget's limits."""
+        return self.search.limits(batch_size=1)

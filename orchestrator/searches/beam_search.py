@@ -257,7 +257,7 @@ class BeamSearch:
         for member in self._beam:
             gap_after = budget.gap_after(space, member.score.ranks)
             for index, (rank, layer) in enumerate(zip(member.steps, space.layers, strict=True)):
-                lower = max(1, rank - self._step)
+                lower = layer.below(rank, self._step)
                 steps = (*member.steps[:index], lower, *member.steps[index + 1 :])
                 if lower == rank or steps in children:
                     continue

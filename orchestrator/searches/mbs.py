@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Annotated, Any
 
 from pydantic import Field, field_validator, model_validator
@@ -73,8 +74,9 @@ class MBSSettings(SearchSettings):
     @model_validator(mode="after")
     def _dense_outside_the_window(self) -> MBSSettings:
         """A window that reaches down to C(r) = 0 would make the dense network the answer."""
-        furthest = max(self.budget.values())
-        if furthest < 1 and self.tolerance >= furthest:
+        limits = self.limits(batch_size=1)
+        furthest = max(limit.value if limit.kind == "ratio" else 1.0 for limit in limits)
+        if not any(limit.exact for limit in limits) and self.tolerance >= furthest:
             raise ValueError(
                 f"tolerance {self.tolerance:g} is not below C_d {furthest:g}, so that the dense network would do; "
                 "take a small part of C_d, such as 0.005"
@@ -88,8 +90,11 @@ def _start(settings: MBSSettings, problem: Problem, state: Mapping[str, Any] | N
     beams = [
         BeamSetting(
             step=one.step,
+    # A limit that is measured holds to the end: the window then lies within it.
+    budget, tolerance = problem.budget.from_within(problem.space, settings.tolerance)
+    problem = replace(problem, budget=budget)
             beam_size=one.beam_size,
-            tolerance=settings.tolerance,
+            tolerance=tolerance,
             gamma=settings.gamma,
             start=settings.start,
             tie_break=settings.tie_break,

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from orchestrator.searches.limits import Bound, limit_of, normalised
 from orchestrator.searches.objective import OBJECTIVES
 from search_spaces.budgets import Limit
 from search_spaces.error_curves import MEASURES
@@ -37,7 +38,8 @@ class SearchSettings(Strict):
             candidates are then scored with the statistics of the validation batch itself.
         measure: of a layer's error (see `search_spaces/error_curves.py`): what makes the ladder of a sliced layer, and
             what allocations go by.
-        budget: limits by cost: a compression C(r) in (0, 1), or the most the whole network may cost.
+        budget: limits by cost: a compression C(r) in (0, 1), or the most the whole network may cost; by device for
+            `latency` and `throughput`. See `limits.py` for all the forms, and the flat one that is kept.
         objective: what candidates are ranked by.
         seed: of the search and of the validation split.
         include, exclude: shell patterns over layer names.
@@ -49,7 +51,7 @@ class SearchSettings(Strict):
     last_stage: Literal["truncated", "fitted"] = "truncated"
     batch_norm: Literal["stored", "reestimated"] = "stored"
     measure: str = "max_slice"
-    budget: dict[str, float]
+    budget: dict[str, Bound]
     objective: str = "accuracy"
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     include: tuple[str, ...] = ("*",)
@@ -65,34 +67,24 @@ class SearchSettings(Strict):
         """Whether unlabelled data are looked at."""
         return self.needs_moments or self.batch_norm == "reestimated"
 
-    @property
-    def limits(self) -> tuple[Limit, ...]:
-        """The budget as limits."""
-        return tuple(Limit(cost, value) for cost, value in self.budget.items())
+    def limits(self, batch_size: int) -> tuple[Limit, ...]:
+        """The budget as limits.
+
+        Args:
+            batch_size: samples that a device is timed with: what throughputs are counted by.
+        """
+        return tuple(limit_of(name, bound, batch_size) for name, bound in self.budget.items())
 
     @field_validator("budget", mode="before")
     @classmethod
-    def _one_mapping(cls, value: Any) -> Any:
+    def _flat(cls, value: Any) -> Any:
         """A list of limits means the same as one mapping."""
         if isinstance(value, list) and all(isinstance(limit, dict) for limit in value):
             names = [name for limit in value for name in limit]
             if len(set(names)) < len(names):
                 raise ValueError("a cost is limited twice")
-            return {name: bound for limit in value for name, bound in limit.items()}
-        return value
-
-    @field_validator("budget")
-    @classmethod
-    def _sensible_limits(cls, budget: dict[str, float]) -> dict[str, float]:
-        """C_d lies in (0, 1); an absolute limit is a whole number above 1."""
-        if not budget:
-            raise ValueError("is empty; give at least one limit, as in {parameters: 0.5}")
-        for name, value in budget.items():
-            if not (0 < value < 1 or (1 < value < float("inf") and value == int(value))):
-                raise ValueError(
-                    f"{name} = {value:g} is neither a compression C_d in (0, 1) nor a whole number of {name} above 1"
-                )
-        return budget
+            value = {name: bound for limit in value for name, bound in limit.items()}
+        return normalised(value) if isinstance(value, dict) else value
 
     @field_validator("measure")
     @classmethod

@@ -393,7 +393,7 @@ class TestBudget:
     def test_that_no_rank_vector_meets(self, search: Refused) -> None:
         closest = re.fullmatch(
             r"search\.budget\.parameters: no rank vector meets 0\.99; the closest that can be reached is (0\.\d{4}) "
-            r"\(every layer at rank 1 where that shrinks it\)",
+            r"\(every layer at its cheapest rank\)",
             search("search.budget.parameters=0.99"),
         )
         assert closest is not None

@@ -31,15 +31,13 @@ SPACE = RankSpace(
 
 
 def test_a_ratio_is_the_compression_of_the_spaces_layers() -> None:
-    assert Limit("parameters", 0.5).is_ratio
-    assert Limit("parameters", 0.5).compression(SPACE) == 0.5
+    assert Limit("parameters", 0.5, "ratio").compression(SPACE) == 0.5
 
 
 def test_an_absolute_limit_is_for_the_whole_network() -> None:
     # 150 for all, 100 of them elsewhere: the layers may cost 50 of their 100.
-    assert not Limit("parameters", 150).is_ratio
-    assert Limit("parameters", 150).compression(SPACE) == pytest.approx(0.5)
-    assert Limit("macs", 6500).compression(SPACE) == pytest.approx(0.5)
+    assert Limit("parameters", 150, "absolute").compression(SPACE) == pytest.approx(0.5)
+    assert Limit("macs", 6500, "absolute").compression(SPACE) == pytest.approx(0.5)
 
 
 @pytest.mark.parametrize(
@@ -47,12 +45,12 @@ def test_an_absolute_limit_is_for_the_whole_network() -> None:
     [((None, None), -0.5), ((1, None), -0.1), ((1, 2), 0.0), ((1, 1), 0.15), ((2, 2), -0.2)],
 )
 def test_the_gap_of_one_limit(ranks: tuple, gap: float) -> None:
-    budget = Budget.of([Limit("parameters", 0.5)], SPACE)
+    budget = Budget.of([Limit("parameters", 0.5, "ratio")], SPACE)
     assert budget.gap(SPACE, ranks) == pytest.approx(gap)
 
 
 def test_the_gap_of_several_limits_is_that_of_the_one_furthest_from_being_met() -> None:
-    budget = Budget.of([Limit("parameters", 0.3), Limit("macs", 0.5)], SPACE)
+    budget = Budget.of([Limit("parameters", 0.3, "ratio"), Limit("macs", 0.5, "ratio")], SPACE)
     # (1, None): parameters 0.40 is overshot by 0.10, macs 400 / 7000 misses 0.5.
     assert budget.gap(SPACE, (1, None)) == pytest.approx(400 / 7000 - 0.5)
     # (2, 1): parameters 0.45 by 0.15, macs 4200 / 7000 by 0.1.
@@ -60,7 +58,7 @@ def test_the_gap_of_several_limits_is_that_of_the_one_furthest_from_being_met() 
 
 
 def test_the_gap_after_a_change_is_the_childs_gap() -> None:
-    budget = Budget.of([Limit("parameters", 0.3), Limit("macs", 0.5)], SPACE)
+    budget = Budget.of([Limit("parameters", 0.3, "ratio"), Limit("macs", 0.5, "ratio")], SPACE)
     for parent in ((None, None), (2, 1), (1, None)):
         after = budget.gap_after(SPACE, parent)
         for rank in (1, 2, None):
@@ -69,7 +67,7 @@ def test_the_gap_after_a_change_is_the_childs_gap() -> None:
 
 
 def test_the_closest_ratio_can_be_asked_for() -> None:
-    budget = Budget.of([Limit("parameters", 0.65)], SPACE)
+    budget = Budget.of([Limit("parameters", 0.65, "ratio")], SPACE)
     assert budget.gap(SPACE, SPACE.smallest) == pytest.approx(0.0)
 
 
@@ -78,30 +76,30 @@ class TestInfeasible:
 
     def test_a_ratio_beyond_rank_one(self) -> None:
         with pytest.raises(InfeasibleBudgetError, match=r"search\.budget\.parameters: .*0\.7.*0\.6500") as caught:
-            Budget.of([Limit("parameters", 0.7)], SPACE)
+            Budget.of([Limit("parameters", 0.7, "ratio")], SPACE)
         assert caught.value.closest == {"parameters": pytest.approx(0.65)}
         assert isinstance(caught.value, ConfigError)
 
     def test_an_absolute_limit_below_rank_one(self) -> None:
         with pytest.raises(InfeasibleBudgetError, match="closest that can be reached is 135 parameters") as caught:
-            Budget.of([Limit("parameters", 134)], SPACE)
+            Budget.of([Limit("parameters", 134, "absolute")], SPACE)
         assert caught.value.closest == {"parameters": pytest.approx(0.65)}
 
     def test_less_than_what_lies_elsewhere(self) -> None:
         with pytest.raises(InfeasibleBudgetError):
-            Budget.of([Limit("parameters", 90)], SPACE)
+            Budget.of([Limit("parameters", 90, "absolute")], SPACE)
 
     def test_any_one_of_several(self) -> None:
         with pytest.raises(InfeasibleBudgetError, match=r"budget\.macs"):
-            Budget.of([Limit("parameters", 0.5), Limit("macs", 0.9)], SPACE)
+            Budget.of([Limit("parameters", 0.5, "ratio"), Limit("macs", 0.9, "ratio")], SPACE)
 
     @pytest.mark.parametrize("value", [200, 201, 1e6])
     def test_what_the_dense_network_meets_already(self, value: float) -> None:
         with pytest.raises(InfeasibleBudgetError, match="dense network already costs 200 parameters"):
-            Budget.of([Limit("parameters", value)], SPACE)
+            Budget.of([Limit("parameters", value, "absolute")], SPACE)
 
     def test_the_error_survives_another_process(self) -> None:
         with pytest.raises(InfeasibleBudgetError) as caught:
-            Budget.of([Limit("parameters", 0.7)], SPACE)
+            Budget.of([Limit("parameters", 0.7, "ratio")], SPACE)
         again = pickle.loads(pickle.dumps(caught.value))
         assert (str(again), again.closest) == (str(caught.value), caught.value.closest)

@@ -68,3 +68,15 @@ def test_what_lies_elsewhere_is_no_part_of_the_compression() -> None:
 def test_a_space_is_identified_by_its_layers() -> None:
     assert RankSpace(SPACE.layers, {}) == SPACE
     assert RankSpace(SPACE.layers[:2], {}) != SPACE
+
+
+def test_the_cheapest_need_not_be_the_lowest_ranks() -> None:
+    class Jagged:
+        name, elsewhere = "latency@d", 0.0
+
+        def of(self, layer: int, rank: int | None) -> float:
+            return {None: 4.0, 1: 3.0, 2: 1.0, 3: 5.0}[rank]
+
+    space = RankSpace((LayerRanks("a", 3, 3), LayerRanks("b", 3, 1), LayerRanks("c", 3, 0)), {"latency@d": Jagged()})
+    assert space.cheapest("latency@d") == (2, 1, None)
+    assert space.largest_step("latency@d") == 4.0 / 12.0

@@ -52,7 +52,7 @@ def test_defaults_are_filled_in(path: Path) -> None:
     assert config.data.validation_size == 256
     assert config.cluster.evaluators == "auto"
     assert config.search.objective == "accuracy"
-    assert [limit.cost for limit in config.search.limits] == ["parameters"]
+    assert [limit.cost for limit in config.limits] == ["parameters"]
 
 
 def test_a_list_of_limits_means_the_mapping_of_all(path: Path) -> None:
@@ -172,6 +172,8 @@ class TestOverrides:
         assert refused(path, "cluster.adress=x") == "cluster.adress: unknown key; did you mean 'address'?"
 
 
+STATIC_LIMIT = "a compression C_d in (0, 1) or a whole number of parameters above 1"
+
 MISTAKES = [
     # What is set, and the line that it is refused with: an unknown key, with the nearest known one ...
     ("searh={}", "searh: unknown key; did you mean 'search'?"),
@@ -197,11 +199,11 @@ MISTAKES = [
         )
         for value in ("0", "1", "-0.5", "1.5")
     ),
-    ("search.budget.parameters=.nan", "search.budget.parameters: input should be a finite number, not nan"),
-    ("search.budget.parameters=.inf", "search.budget.parameters: input should be a finite number, not inf"),
+    ("search.budget.parameters=.nan", "search.budget: parameters = nan is no number; give " + STATIC_LIMIT),
+    ("search.budget.parameters=.inf", "search.budget: parameters = inf is no number; give " + STATIC_LIMIT),
     (
         "search.budget.parameters=half",
-        "search.budget.parameters: input should be a valid number, unable to parse string as a number, not 'half'",
+        "search.budget: parameters = half is no number; give " + STATIC_LIMIT,
     ),
     ("search.budget={}", "search.budget: is empty; give at least one limit, as in {parameters: 0.5}"),
     ("search.budget=[{macs: 0.5}, {macs: 0.4}]", "search.budget: a cost is limited twice"),

@@ -19,7 +19,7 @@ from orchestrator.searches.allocating import ALLOCATORS, METHODS
 from orchestrator.searches.contract import Problem
 from orchestrator.searches.mbs import MBS
 from orchestrator.searches.registry import search_methods
-from search_spaces.budgets import Budget, Limit
+from search_spaces.budgets import Budget
 from search_spaces.candidates import Score
 from search_spaces.costs import rank_space
 from search_spaces.error_curves import MEASURES, ErrorCurve
@@ -71,7 +71,7 @@ def problem(chosen: Any, layers: tuple[Layer, ...] = LAYERS) -> Problem:
     curves = {name: [curve(chosen.scheme, layer, name) for layer in layers] for name in method.curves(chosen)}
     frontiers = [Frontier(one, most) for one in curves.values() for most in method.slice_limits(chosen)]
     laddered = with_ladders(space, frontiers, next(iter(chosen.budget)))
-    budget = Budget.of([Limit(cost, value) for cost, value in chosen.budget.items()], space)
+    budget = Budget.of(chosen.limits(batch_size=1), space)
     shapes = [scheme.matrix_shape(layer) for layer in layers]
     return Problem(laddered, budget, chosen.objective, chosen.seed, curves, shapes)
 

@@ -36,7 +36,7 @@ def problem(shapes: list[tuple[int, int]], compression: float = 0.5, seed: int =
     layers = tuple(LayerRanks(f"l{i}", min(m, n), (m * n - 1) // (m + n)) for i, (m, n) in enumerate(shapes))
     space = RankSpace(layers, {"parameters": Weights(shapes)})
     settings = MBS.settings(method="mbs", budget={"parameters": compression})
-    return Problem(space, Budget.of(settings.limits, space), "cross_entropy", seed)
+    return Problem(space, Budget.of(settings.limits(batch_size=1), space), "cross_entropy", seed)
 
 
 def start(given: Problem, state: dict[str, Any] | None = None, **screening: float) -> Search:
