@@ -1,17 +1,17 @@
-"""What an export format is, and how a network is called on a batch of inputs."""
+"""What an export format is."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import nn
 
-from workers.batch import Inputs, run_model
+from workers.batch import Inputs
 
-__all__ = ["Format", "call_arguments", "tensors_of"]
+__all__ = ["Format"]
 
 
 class Format(Protocol):
@@ -39,33 +39,8 @@ class Format(Protocol):
         """
 
     def run(self, path: Path, network: nn.Module, inputs: Inputs) -> list[torch.Tensor]:
-        """Loads the file at `path` and runs it; the tensors that come out, in the order of `tensors_of`.
+        """Loads the file at `path` and runs it; its tensors, in the order of `workers.capture.tensors_of`.
 
         Args:
             network: what was written; a format that holds weights alone is loaded into a copy of it.
         """
-
-
-class _Arguments:
-    """Stands where a network is called and gives back what it was called with."""
-
-    def __init__(self, network: nn.Module) -> None:
-        self.forward = network.forward
-
-    def __call__(self, *arguments: Any, **named: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        return arguments, named
-
-
-def call_arguments(network: nn.Module, inputs: Inputs) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """The positional and the named arguments with which `run_model` calls `network` on `inputs`."""
-    called: Any = run_model(_Arguments(network), inputs)  # type: ignore[arg-type]
-    arguments, named = called
-    return arguments, named
-
-
-def tensors_of(outputs: object) -> list[torch.Tensor]:
-    """Every tensor of a network's outputs: a tensor, or mappings, lists and tuples of them."""
-    if isinstance(outputs, torch.Tensor):
-        return [outputs]
-    parts = list(outputs.values()) if isinstance(outputs, Mapping) else outputs
-    return [tensor for part in parts for tensor in tensors_of(part)] if isinstance(parts, list | tuple) else []

@@ -14,10 +14,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from orchestrator.export.contract import Format, tensors_of
+from orchestrator.export.contract import Format
 from orchestrator.export.formats import formats
 from search_spaces.errors import ConfigError
 from workers.batch import Inputs, run_model
+from workers.capture import tensors_of
 from workers.causes import cause
 
 __all__ = ["TOLERANCE", "export_model"]

@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from torch import nn
 
-from orchestrator.export.contract import tensors_of
-from orchestrator.export.program import capture
-from search_spaces.errors import ConfigError
 from workers.batch import Inputs
+from workers.capture import tensors_of
+from workers.onnx_program import onnx_program
 
-__all__ = ["OPSET", "OnnxGraph"]
-
-OPSET = 20
-"""ONNX operator set of every file, so that a newer torch does not write what an older runtime cannot read."""
-
-_NEEDED = ("onnx", "onnxscript", "onnxruntime")
+__all__ = ["OnnxGraph"]
 
 
 class OnnxGraph:
@@ -30,14 +23,7 @@ class OnnxGraph:
 
     def write(self, network: nn.Module, example: Inputs, metadata: Mapping[str, str], path: Path) -> None:
         """Translates the captured program."""
-        missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
-        if missing:
-            raise ConfigError(
-                "format", f'onnx needs {", ".join(missing)}, not installed here; pip install "rankray[onnx]"'
-            )
-        program = torch.onnx.export(capture(network, example), dynamo=True, opset_version=OPSET, verbose=False)
-        if program is None:
-            raise RuntimeError("torch.onnx.export gave no program")
+        program = onnx_program(network, example)
         program.model.metadata_props.update(metadata)
         program.save(path, external_data=False)
 

@@ -10,8 +10,8 @@ import safetensors.torch
 import torch
 from torch import nn
 
-from orchestrator.export.contract import tensors_of
 from workers.batch import Inputs, run_model
+from workers.capture import tensors_of
 
 __all__ = ["Weights"]
 

@@ -11,6 +11,7 @@ from torch import nn
 
 __all__ = [
     "Backend",
+    "Clock",
     "Device",
     "Measurement",
     "Measurer",
@@ -34,6 +35,11 @@ refuses the workload, or failed.
 """
 
 
+Clock = Literal["wall", "cpu"]
+"""What block times are of: `wall` is the backend's timer (wall clock, or the device's events); `cpu` is the processor
+time of the process, which stands in for it where others use the processor all the time (`protocol.py`)."""
+
+
 @dataclass(frozen=True)
 class Program:
     """A workload made real: what a backend builds and what it must give.
@@ -53,18 +59,29 @@ class Program:
 class Workload(Protocol):
     """One thing to time; small enough to be sent to a device, picklable.
 
-    Attributes:
-        kind: `layer` or `network`.
-        subject: what is timed, as canonical text that is equal if and only if the work is: of a layer, its shapes
-            (not its name), scheme and rank; of a network, a digest of its architecture.
-        batch_size: samples per call.
-        macs: multiply-accumulates of one sample, by which cheap ones go first.
+    Equal if and only if `subject` and `batch_size` are.
     """
 
-    kind: Literal["layer", "network"]
-    subject: str
-    batch_size: int
-    macs: int
+    @property
+    def kind(self) -> Literal["layer", "network"]:
+        """What it is."""
+
+    @property
+    def subject(self) -> str:
+        """What is timed, as canonical text that is equal if and only if the work of one input is.
+
+        Of a layer, the stages that run (the dense one, or a cascade's), their bias and the input's size: neither its
+        name nor its scheme's, so that two schemes that come to the same stages share an entry. Of a network, a digest
+        of its architecture.
+        """
+
+    @property
+    def batch_size(self) -> int:
+        """Inputs per call."""
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates of one input, by which cheap workloads go first."""
 
     def program(self) -> Program:
         """Makes module, inputs and reference; the same every time: weights and inputs are drawn by a fixed seed."""
@@ -106,6 +123,8 @@ Run = Callable[[], None]
 class Backend(Protocol):
     """A way to run a program on a device. Registered under `rankray.backends`.
 
+    An instance serves any number of programs, several of them at once.
+
     Attributes:
         name: in the registry.
     """
@@ -123,9 +142,11 @@ class Backend(Protocol):
         """Builds a program for the device.
 
         Returns:
-            A call, and a function that runs once and gives the outputs on the CPU in float32.
+            A call, which only the backend's own timer makes, and a function that runs once and gives the outputs on
+            the CPU in float32.
 
         Raises:
+            ConfigError: the device has an option that the backend does not know, or the backend is not installed.
             MeasurementError: the backend refuses the program.
         """
 
@@ -163,6 +184,7 @@ class Spread:
         blocks: kept.
         rejected: blocks that were thrown away.
         calls: per block.
+        clock: what the times are of.
     """
 
     median_ms: float
@@ -174,6 +196,7 @@ class Spread:
     blocks: int
     rejected: int
     calls: int
+    clock: Clock = "wall"
 
 
 @dataclass(frozen=True)
@@ -186,11 +209,13 @@ class Measurement:
         device: its name in the config.
         device_model: what it physically is (`AMD EPYC 9B14`, `NVIDIA H100`, `Jetson AGX Orin`).
         power_mode: as in `State`; two modes are two devices.
-        versions: of backend and drivers.
+        versions: of backend and drivers; `options` of the backend, where there are any; `timing`, a digest of the
+            code that takes measurements.
         status, reason: how it ended; the reason is one line, empty for `ok`.
         spread: None unless blocks were timed.
         before, after: the device's state.
-        drift: the reference workload's median in this session over its first one; 1.0 where nothing moved.
+        drift: the reference workload's median beside this workload over its first one in the session; 1.0 where
+            nothing moved, NaN where the reference itself could not be timed.
         node: host name.
         taken_at: seconds since the epoch, by the device's clock.
         seconds: that it took.
