@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
 from search_spaces.rank_space import RankVector
 
-__all__ = ["Candidate", "Score", "Status"]
+__all__ = ["Bound", "Candidate", "Score", "Status"]
 
-Status = Literal["ok", "nan", "error", "lost", "timeout"]
+Status = Literal["ok", "stopped", "nan", "error", "lost", "timeout"]
 
 
 @dataclass(frozen=True)
@@ -42,9 +43,10 @@ class Score:
             (mean KL divergence from the dense network's outputs, in nats); empty unless status is `ok`.
         seconds: time it took to score.
         worker: which evaluator scored it.
-        status: `ok`, or why there are no values: `nan` (outputs not finite), `error` (the forward raised),
-            `lost` (its evaluators kept dying), `timeout`.
-        reason: the failure in one line, where it failed.
+        status: `ok`, or why there are no values: `stopped` (it was certain to miss what it had to reach), `nan`
+            (outputs not finite), `error` (the forward raised), `lost` (its evaluators kept dying), `timeout`.
+        reason: why there are no values, in one line.
+        at_most: where it was stopped, what its objective is certain not to be above.
     """
 
     ranks: RankVector
@@ -53,8 +55,19 @@ class Score:
     worker: str = ""
     status: Status = "ok"
     reason: str = ""
+    at_most: float = math.inf
 
     @property
     def ok(self) -> bool:
         """Whether there are values."""
         return self.status == "ok"
+
+    @property
+    def stopped(self) -> bool:
+        """Whether scoring was stopped early: no score, and no failure either."""
+        return self.status == "stopped"
+
+
+Bound = Callable[[RankVector], float | None]
+"""What a candidate's objective must reach, of which more is better: one that is certain to be strictly below changes no
+answer, and need not be scored to the end. Minus infinity: not known yet. None: its score is wanted in any case."""

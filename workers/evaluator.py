@@ -42,6 +42,7 @@ class Shared:
         slice_size: samples per forward pass, where the user set it.
         way: how candidates are scored; the same for all, so that their scores compare.
         batch_statistics: normalise by the statistics of the validation batch, as if they had been re-estimated.
+        stop_by: the objective by which children are stopped early; empty for not at all.
     """
 
     skeleton: ray.ObjectRef[Any]
@@ -56,6 +57,7 @@ class Shared:
     slice_size: int | None = None
     way: Way = "plain"
     batch_statistics: bool = False
+    stop_by: str = ""
 
 
 class Evaluator:
@@ -80,6 +82,7 @@ class Evaluator:
             batch_from(self._stored_batch),
             import_object(shared.metric, "metric"),
             shared.slice_size,
+            shared.stop_by,
         )
         if shared.batch_statistics:
             subject = replace(subject, slice_size=len(subject.batch))
@@ -89,9 +92,15 @@ class Evaluator:
         """Answers with its name once it can score."""
         return self._name
 
-    def score(self, parent: RankVector, changes: Sequence[Change]) -> list[Score]:
-        """Scores the children of one parent, in their order. A pure function: asking twice does no harm."""
-        return [replace(score, worker=self._name) for score in self._scorer.score(parent, changes)]
+    def score(
+        self, parent: RankVector, changes: Sequence[Change], bounds: Sequence[float | None] | None = None
+    ) -> list[Score]:
+        """Scores the children of one parent, in their order. A pure function: asking twice does no harm.
+
+        Args:
+            bounds: what each must reach, where that is known; see `Bound`.
+        """
+        return [replace(score, worker=self._name) for score in self._scorer.score(parent, changes, bounds)]
 
     def damaged(self) -> list[str]:
         """Names of the shared arrays that are not what they were when they were put; empty when all is well.

@@ -19,6 +19,7 @@ from search_spaces.rank_space import RankVector
 from search_spaces.schemes.contract import Factors, Scheme
 from workers.batch import Batch, logits, run_model
 from workers.causes import cause
+from workers.early_stop import StopRule
 from workers.forward_watch import watch
 from workers.out_of_place import CannotBeCut
 from workers.prepared_layer import PREPARED_BYTES, PreparedLayers
@@ -44,7 +45,7 @@ class ReplayingScorer(SlicedScorer):
     Memory: `limit_bytes` of remembered outputs of one slice, and what one forward pass of a slice takes. A call
     whose output does not fit is computed again by every child; the earliest calls, which serve most children, are
     remembered first. A forward that reads values (`if x.sum() > 0`) gets the whole batch at once unless `slice_size`
-    is given, because its control flow may depend on all samples.
+    is given, because its control flow may depend on all samples; its children are never stopped early.
 
     Args:
         model: the dense network in eval mode; its layers are replaced by slots. Nothing here writes to its
@@ -56,6 +57,8 @@ class ReplayingScorer(SlicedScorer):
         slice_size: samples per pass; None chooses it by the activations' size.
         limit_bytes: of remembered outputs.
         prepared_bytes: of prepared weights; see `PreparedLayers`.
+        stop_rule: of the objective, where children may be stopped early: the metric is `accuracy` then, every sample
+            has one label, and no user chose the slices.
 
     Raises:
         CannotBeCut: the forward does not run on two samples, or could write to what is remembered unseen.
@@ -72,8 +75,9 @@ class ReplayingScorer(SlicedScorer):
         slice_size: int | None = None,
         limit_bytes: int = REMEMBERED_BYTES,
         prepared_bytes: int = PREPARED_BYTES,
+        stop_rule: StopRule | None = None,
     ) -> None:
-        super().__init__(metric)
+        super().__init__(metric, stop_rule)
         self._model = model.eval().requires_grad_(False)
         self._slots = open_slots(self._model, list(layers), list(schemes), dict(factors))
         self._limit_bytes, self._prepared_bytes = limit_bytes, prepared_bytes
@@ -115,6 +119,8 @@ class ReplayingScorer(SlicedScorer):
         if seen.reaches_memory:
             raise CannotBeCut("its forward takes .data or an array of a tensor, where it could write unseen")
         self.sample_bytes = max(1, seen.largest_bytes // len(few))
+        if seen.reads_values:
+            self._stop_rule = None
         return samples if seen.reads_values else slice_size_for(samples, self.sample_bytes)
 
     def _note_call(self, index: int, inputs: torch.Tensor) -> torch.Tensor:

@@ -18,6 +18,7 @@ from search_spaces.rank_space import RankVector
 from search_spaces.schemes.contract import Factors, Scheme
 from workers.batch import Batch
 from workers.causes import cause
+from workers.early_stop import StopRule
 from workers.forward_graph import CannotBeCut, Env, ForwardGraph, trace_forward
 from workers.memory_reuse import Shape, reuse_memory
 from workers.prepared_layer import PREPARED_BYTES, PreparedLayers
@@ -42,6 +43,8 @@ class ResumingScorer(SlicedScorer):
         metric: judges outputs; it must be a mean over samples, or `slice_size` the whole batch.
         slice_size: samples per pass; None chooses it by the activations' size.
         limit_bytes: of prepared weights; see `PreparedLayers`.
+        stop_rule: of the objective, where children may be stopped early: the metric is `accuracy` then, every sample
+            has one label, and no user chose the slices.
 
     Raises:
         CannotBeCut: the model's forward cannot be resumed; other ways remain.
@@ -57,8 +60,9 @@ class ResumingScorer(SlicedScorer):
         metric: Metric,
         slice_size: int | None = None,
         limit_bytes: int = PREPARED_BYTES,
+        stop_rule: StopRule | None = None,
     ) -> None:
-        super().__init__(metric)
+        super().__init__(metric, stop_rule)
         model = model.eval().requires_grad_(False)
         self._slots = open_slots(model, list(layers), list(schemes), dict(factors))
         self._graph = trace_forward(model, batch.inputs)

@@ -57,10 +57,13 @@ class PlainScorer:
         with torch.inference_mode():
             self._references = [self._log_probabilities(one) for one in self._slices]
 
-    def score(self, parent: RankVector, changes: Sequence[Change]) -> list[Score]:
+    def score(
+        self, parent: RankVector, changes: Sequence[Change], bounds: Sequence[float | None] | None = None
+    ) -> list[Score]:
         """Scores the children of one parent, each given by how it differs from it; in their order.
 
-        A child whose forward raises, or whose outputs are not finite, gets a score that says so.
+        A child whose forward raises, or whose outputs are not finite, gets a score that says so. One pass takes the
+        whole batch, so nobody is stopped: `bounds` change nothing.
         """
         return [self._score_one(child_of(parent, change)) for change in changes]
 

@@ -16,13 +16,14 @@ from search_spaces.rank_space import Rank, RankVector
 from search_spaces.schemes.contract import Factors, Scheme
 from workers.batch import Batch, accuracy, logits
 from workers.causes import cause
+from workers.early_stop import STOP_RULES, STOP_SLICE, StopRule
 from workers.out_of_place import CannotBeCut
 from workers.repeatability import assembled_outputs, check_repeatable, metric_writes, same_outputs
 from workers.replaying_scorer import ReplayingScorer
 from workers.resuming_scorer import ResumingScorer
 from workers.scorer import Change, Metric, PlainScorer
 
-__all__ = ["Scorer", "Subject", "Way", "choose_scoring", "make_scorer"]
+__all__ = ["Scorer", "Subject", "Way", "choose_scoring", "make_scorer", "reason_against_stopping"]
 
 Way = Literal["resumed", "replayed", "plain"]
 """How candidates are scored.
@@ -46,8 +47,10 @@ WHOLE_BYTES = 4 << 30
 class Scorer(Protocol):
     """What scores the children of a parent."""
 
-    def score(self, parent: RankVector, changes: Sequence[Change]) -> list[Score]:
-        """Scores in the order of the changes."""
+    def score(
+        self, parent: RankVector, changes: Sequence[Change], bounds: Sequence[float | None] | None = None
+    ) -> list[Score]:
+        """Scores in the order of the changes; who cannot reach its bound may be stopped (see `Bound`)."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,7 @@ class Subject:
         model: makes a fresh copy of the dense network (views of the weights, own buffers).
         layers, schemes, factors, batch, metric: as the scorers take them.
         slice_size: samples per forward pass, where the user set it.
+        stop_by: the objective by which children are stopped early; empty for not at all.
     """
 
     model: Callable[[], nn.Module]
@@ -67,6 +71,15 @@ class Subject:
     batch: Batch
     metric: Metric
     slice_size: int | None
+    stop_by: str = ""
+
+    @property
+    def stop_rule(self) -> StopRule | None:
+        """How children are stopped; None where they cannot be, because scores are not sums over single samples."""
+        labels = self.batch.labels
+        one_label = labels.dim() == 1 and not labels.is_floating_point() and bool((labels >= 0).all())
+        in_slices = self.metric is accuracy and self.slice_size is None and one_label
+        return STOP_RULES.get(self.stop_by) if in_slices else None
 
 
 def make_scorer(way: Way, subject: Subject) -> Scorer:
@@ -86,7 +99,14 @@ def _make_fast(way: Way, subject: Subject) -> ResumingScorer | ReplayingScorer:
     if slice_size is None and subject.metric is not accuracy:
         slice_size = len(subject.batch)  # nobody says that the user's metric is a mean over samples
     return _FAST[way](
-        subject.model(), subject.layers, subject.schemes, subject.factors, subject.batch, subject.metric, slice_size
+        subject.model(),
+        subject.layers,
+        subject.schemes,
+        subject.factors,
+        subject.batch,
+        subject.metric,
+        slice_size,
+        stop_rule=subject.stop_rule,
     )
 
 
@@ -118,6 +138,28 @@ def choose_scoring(subject: Subject, candidates: Sequence[RankVector]) -> tuple[
     if not same_outputs(plain(candidates[0], {}), first):
         raise _stateful()
     return chosen, "; ".join(reasons)
+
+
+def reason_against_stopping(way: Way, subject: Subject, candidate: RankVector) -> str:
+    """Why children cannot be stopped early by `subject.stop_by`, in one clause; empty if they can.
+
+    Args:
+        way: how candidates are scored, as chosen.
+        candidate: a rank vector; on a few samples it must give the same in slices as at once.
+    """
+    if way == "plain":
+        return "they are scored in one pass"
+    if subject.metric is not accuracy:
+        return "the metric may be no mean over samples"
+    if subject.slice_size is not None:
+        return "the slices of the batch are given"
+    if subject.stop_rule is None or not _make_fast(way, subject).stops_early:
+        return "scores are no sums over samples of one label each"
+    part = replace(subject, batch=_first(subject.batch, 2 * STOP_SLICE))
+    in_slices = _make_fast(way, replace(part, slice_size=STOP_SLICE))
+    if not same_outputs(in_slices.outputs(candidate, [{}])[0], _PlainOutputs(part)(candidate, {})):
+        return "what the model gives for a sample depends on the others in the batch"
+    return ""
 
 
 def _fastest(
