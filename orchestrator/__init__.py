@@ -1,4 +1,4 @@
-"""Top floor: decides. `search`, `compare`, `load_run` and `load_compressed` are the same doors as the command line's.
+"""Top floor: decides. `search`, `compare`, `measure`, `load_run` and so on are the same doors as the command line's.
 
 Imported lazily: searches are pure Python and must not pay for torch or Ray.
 """
@@ -12,8 +12,10 @@ if TYPE_CHECKING:
         Comparison,
         Run,
         compare,
+        devices,
         load_compressed,
         load_run,
+        measure,
         resume,
         resume_comparison,
         search,
@@ -23,8 +25,10 @@ __all__ = [
     "Comparison",
     "Run",
     "compare",
+    "devices",
     "load_compressed",
     "load_run",
+    "measure",
     "resume",
     "resume_comparison",
     "search",

@@ -19,7 +19,11 @@ from orchestrator.comparison.preparing import prepare_all
 from orchestrator.comparison.running import prepare_waiting, run_comparison
 from orchestrator.comparison.settings import complete, planned_runs
 from orchestrator.config.loading import check_config, read_config, read_mapping
-from orchestrator.config.schema import Config
+from orchestrator.config.schema import ClusterSettings, Config
+from orchestrator.hardware.device_list import Listed, list_devices
+from orchestrator.hardware.devices import TimingSettings, devices_of
+from orchestrator.hardware.measure_run import Measured, run_measure
+from orchestrator.hardware.measuring import Unwatched, Watcher
 from orchestrator.preparation import prepare
 from orchestrator.progress import Observer, Silent
 from orchestrator.report import build_report
@@ -37,8 +41,10 @@ __all__ = [
     "Comparison",
     "Run",
     "compare",
+    "devices",
     "load_compressed",
     "load_run",
+    "measure",
     "new_run_location",
     "resume",
     "resume_comparison",
@@ -98,12 +104,7 @@ def search(
         ConfigError: before anything starts, naming what is wrong.
         RunStoppedError: the run ended early; `resume` goes on.
     """
-    if isinstance(config, Config):
-        checked, name = config, "run"
-    elif isinstance(config, Mapping):
-        checked, name = check_config(config, "config"), "run"
-    else:
-        checked, name = read_config(Path(config), overrides), Path(config).stem
+    checked, name = _checked(config, overrides)
     location = str(run_dir) if run_dir is not None else new_run_location(name)
     RunDirectory(location).storage.check_empty()  # cheap, and preparing may take minutes
     prepared = prepare(checked)
@@ -172,6 +173,49 @@ def resume_comparison(run_dir: Location, observer: Observer | None = None) -> Co
     return Comparison(directory.location, run_comparison(directory, planned, prepared, observer or Silent()))
 
 
+def devices(config: Config | Mapping[str, Any] | Location | None = None, overrides: Sequence[str] = ()) -> list[Listed]:
+    """What a config's devices are and whether they are fit to be timed now.
+
+    Args:
+        config: as `search` takes it; None is this machine's processor.
+        overrides: as `--set` takes them; for a file only.
+
+    Raises:
+        ConfigError: the config is wrong, or the cluster cannot be joined.
+    """
+    if config is None:
+        return list_devices(devices_of({}), ClusterSettings(), TimingSettings())
+    checked, _ = _checked(config, overrides)
+    return list_devices(devices_of(checked.devices), checked.cluster, checked.timing)
+
+
+def measure(
+    config: Config | Mapping[str, Any] | Location,
+    run_dir: Location | None = None,
+    overrides: Sequence[str] = (),
+    watcher: Watcher | None = None,
+    *,
+    check: bool = False,
+) -> Measured:
+    """Fills the latency table with what it lacks of a config's layers, on all its devices at once.
+
+    Args:
+        config: as `search` takes it.
+        run_dir: where everything that was measured is kept, also what is of no use; by default a new folder below
+            `runs/`.
+        overrides: `timing.ranks=8`, as `--set` takes them; for a file only.
+        watcher: sees how it goes; nobody by default.
+        check: whether to measure a few known entries again.
+
+    Raises:
+        ConfigError: before anything is measured, naming what is wrong.
+        RunInterruptedError: Ctrl-C; what was measured is in the table.
+    """
+    checked, name = _checked(config, overrides)
+    location = str(run_dir) if run_dir is not None else new_run_location(f"{name}-measure")
+    return run_measure(checked, location, watcher or Unwatched(), check=check)
+
+
 def load_run(run_dir: Location) -> Run:
     """Reads a run, finished or not.
 
@@ -212,6 +256,15 @@ def new_run_location(name: str) -> str:
     taken = [path.name for path in Path("runs").glob("*")] if Path("runs").is_dir() else []
     free = next(n for n in range(len(taken) + 1) if _numbered(name, stamp, n) not in taken)
     return str(Path("runs") / _numbered(name, stamp, free))
+
+
+def _checked(config: Config | Mapping[str, Any] | Location, overrides: Sequence[str]) -> tuple[Config, str]:
+    """A checked config, and what to call its run."""
+    if isinstance(config, Config):
+        return config, "run"
+    if isinstance(config, Mapping):
+        return check_config(config, "config"), "run"
+    return read_config(Path(config), overrides), Path(config).stem
 
 
 def _numbered(name: str, stamp: str, number: int) -> str:

@@ -125,6 +125,39 @@ def resume(run: RunPath) -> None:
 
 
 @app.command()
+def devices(
+    config: Annotated[
+        Path | None, typer.Argument(metavar="CONFIG", help="YAML file with `devices:`; without it, this machine.")
+    ] = None,
+    overrides: Overrides = None,
+) -> None:
+    """What can be timed now, and whether it is fit to be."""
+    from orchestrator import api
+    from orchestrator.hardware.console import show_devices
+
+    show_devices(api.devices(config, overrides or ()), Console())
+
+
+@app.command()
+def measure(
+    config: ConfigPath,
+    run_dir: Annotated[
+        str | None, typer.Option(help="Path or URI (s3://...); default: a new folder below runs/.")
+    ] = None,
+    check: Annotated[bool, typer.Option("--check", help="Measure 5 % of what is known again, and compare.")] = False,
+    overrides: Overrides = None,
+) -> None:
+    """Fills the latency table with what it lacks of the config's layers, on all its devices at once."""
+    from orchestrator import api
+    from orchestrator.hardware.console import show_measured, watch_measuring
+
+    console = Console()
+    with watch_measuring(console) as watcher:
+        measured = api.measure(config, run_dir, overrides or (), watcher, check=check)
+    show_measured(measured, console)
+
+
+@app.command()
 def report(
     runs: Annotated[list[str], typer.Argument(metavar="RUN...", help="Run directories or URIs.")],
     output: Annotated[

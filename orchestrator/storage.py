@@ -21,18 +21,20 @@ class Storage:
     Args:
         location: a local path, or a URI such as `s3://bucket/runs/r20` or `gs://...`.
         key: what to call it in messages (`--run-dir`).
+        again: the command that goes on once a failed write was mended, for messages.
 
     Raises:
         ConfigError: a URI that pyarrow does not know, or one with a password in it.
     """
 
-    def __init__(self, location: str, key: str = "--run-dir") -> None:
+    def __init__(self, location: str, key: str = "--run-dir", again: str | None = None) -> None:
         if "://" in location and "@" in urlsplit(location).netloc:
             # Messages, reports and results repeat the location.
             raise ConfigError(
                 key, "holds a user name or password; give it in the environment (AWS_ACCESS_KEY_ID and the like)"
             )
         self.location, self._key = location, key
+        self._again = again or f"rankray resume {location}"
         try:
             if "://" in location:
                 self._files, self._root = fs.FileSystem.from_uri(location)
@@ -161,6 +163,19 @@ class Storage:
         except OSError as error:
             raise self._stopped(new, error) from error
 
+    def delete(self, name: str) -> None:
+        """Deletes a file; one that is gone already is no mistake.
+
+        Raises:
+            RunStoppedError: it cannot be deleted.
+        """
+        try:
+            self._files.delete_file(f"{self._root}/{name}")
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise self._stopped(name, error) from error
+
     def _put(self, path: str, data: bytes) -> None:
         with self._files.open_output_stream(path, compression=None) as stream:
             stream.write(data)
@@ -170,8 +185,8 @@ class Storage:
 
     def _stopped(self, name: str, error: OSError) -> RunStoppedError:
         return RunStoppedError(
-            f"{self.location}/{name}: cannot be written: {_reason(error)}; what was scored until now is safe: "
-            f"make room, then `rankray resume {self.location}`"
+            f"{self.location}/{name}: cannot be written: {_reason(error)}; what was written until now is safe: "
+            f"make room, then `{self._again}`"
         )
 
 

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, field_validator, model_validator
 
+from orchestrator.hardware.devices import DeviceSettings, TimingSettings, check_device_names
 from orchestrator.searches.settings import SearchSettings, Strict
 from search_spaces.budgets import Limit
 
@@ -91,6 +92,8 @@ class Config(Strict):
 
     Attributes:
         metric: `package.module:function` of (outputs, batch), higher is better; recorded as `accuracy`.
+        devices: what can be timed, by name; without any, this machine's processor.
+        timing: how.
     """
 
     model: ModelSettings
@@ -98,6 +101,13 @@ class Config(Strict):
     search: SearchSettings
     metric: str = "workers.batch:accuracy"
     cluster: ClusterSettings = ClusterSettings()
+    devices: dict[str, DeviceSettings] = Field(default_factory=dict)
+    timing: TimingSettings = TimingSettings()
+
+    @field_validator("devices")
+    @classmethod
+    def _names_of_devices(cls, devices: dict[str, DeviceSettings]) -> dict[str, DeviceSettings]:
+        return check_device_names(devices)
 
     @property
     def limits(self) -> tuple[Limit, ...]:
