@@ -85,14 +85,14 @@ class MBSSettings(SearchSettings):
 
 
 def _start(settings: MBSSettings, problem: Problem, state: Mapping[str, Any] | None) -> SideBySide:
+    # A limit that is measured holds to the end: the window then lies within it.
+    budget, tolerance = problem.budget.from_within(problem.space, settings.tolerance)
+    problem = replace(problem, budget=budget)
     wanted = settings.screening
     screening = None if wanted is None else ScreenSetting(wanted.keep, wanted.refresh)
     beams = [
         BeamSetting(
             step=one.step,
-    # A limit that is measured holds to the end: the window then lies within it.
-    budget, tolerance = problem.budget.from_within(problem.space, settings.tolerance)
-    problem = replace(problem, budget=budget)
             beam_size=one.beam_size,
             tolerance=tolerance,
             gamma=settings.gamma,
