@@ -29,13 +29,13 @@ def fit_to_budget(
 ) -> RankVector:
     """A rank vector that is never over the budget and, where the ladders allow it, less than 1 % under.
 
-    From `start`, ranks are lowered where that loses least for what it saves (with convex losses this is LC's rank rule:
-    some penalty on cost, each layer at its minimum), then raised where that gains most, and at last exchanged in pairs
-    until the budget is used up to 1 %.
+    Ranks are lowered where that loses least for what it saves (with convex losses this is LC's rank rule: some penalty
+    on cost, each layer at its minimum), then raised where that gains most, and at last exchanged in pairs.
 
     Args:
         losses: by layer, what is lost at the rungs 1, 2, ..., `useful` and, last, dense; finite, falling.
-        start: rungs, from 1 on; above `useful` is dense. All dense where left out.
+        start: rungs that another rule has chosen, from 1 on; above `useful` is dense. They are changed no more than the
+            budget asks for: not at all if it is met and used up to 1 %. All dense where left out.
 
     Raises:
         InfeasibleBudgetError: no rank vector is within the budget.
@@ -43,8 +43,11 @@ def fit_to_budget(
     fitting = _Fitting(space, budget, losses)
     full = [len(loss) - 1 for loss in fitting.losses]
     rungs = full if start is None else [min(max(rung - 1, 0), most) for rung, most in zip(start, full, strict=True)]
-    rungs = fitting.raised(fitting.lowered(rungs))
+    if start is None or not fitting.in_window(rungs):
+        rungs = fitting.raised(fitting.lowered(rungs))
     for _ in range(_EXCHANGES):
+        if start is not None and fitting.in_window(rungs):
+            break
         exchanged = fitting.exchanged(rungs)
         if exchanged is None:
             break

@@ -174,5 +174,3 @@ def check_setup(setup: Setup, method: str, needs_ranks: bool = False) -> None:
         check_labels(samples.labels, int(outputs.shape[-1]), "data.train")
     if needs_ranks and setup.ranks is None:
         raise ConfigError("sweep.ranks", f"{method} needs a rank vector from a search; name a run that has one")
-    if setup.ranks is not None and setup.budget.gap(setup.space, setup.ranks) < 0:
-        raise ConfigError("sweep.ranks", "the rank vector given is over the budget; search again with this budget")

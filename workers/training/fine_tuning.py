@@ -44,6 +44,10 @@ class FineTuning:
         judge: bool = True,
     ) -> None:
         self._ranks, self._setup, self._epochs_before = compressed.ranks, setup, epochs_before
+        # Where filters were removed, ranks alone do not say what is left.
+        self._compression: dict[str, float] = compressed.structure.get("compression") or {
+            name: setup.space.compression(name, compressed.ranks) for name in setup.space.costs
+        }
         teacher = copy.deepcopy(setup.network).requires_grad_(False) if settings.distillation else None
         self._training = SGDTraining(
             compressed.network,
@@ -80,7 +84,6 @@ class FineTuning:
         started = time.perf_counter()
         result = self._training.epoch()
         accuracy, _ = evaluate(self.network, self._setup.held_out, self._setup.device)
-        space = self._setup.space
         return Metrics(
             self._epochs_before + self.finished,
             "fine_tuning",
@@ -89,7 +92,7 @@ class FineTuning:
             time.perf_counter() - started,
             accuracy,
             self.accuracy_before,
-            {name: space.compression(name, self._ranks) for name in space.costs},
+            self._compression,
         )
 
     def state(self) -> State:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from torch import nn
 
+from search_spaces.rank_space import RankVector
 from workers.training.contract import Compressed, Metrics, Setup, State, check_setup
 from workers.training.fine_tuning import FineTuningSettings
+from workers.training.layer_losses import fitted_ranks
 from workers.training.selection import SelectThenFineTune
 from workers.training.truncation import Norm, architecture, truncate
 
@@ -27,15 +29,15 @@ class GivenRanks:
 
     epochs = 0
 
-    def __init__(self, setup: Setup, norm: Norm) -> None:
-        self._setup, self._norm = setup, norm
+    def __init__(self, setup: Setup, ranks: RankVector, norm: Norm) -> None:
+        self._setup, self._ranks, self._norm = setup, ranks, norm
 
     def step(self) -> Metrics:
         """There is none."""
         raise RuntimeError("given ranks take no epochs")
 
     def state(self) -> State:
-        """Nothing: ranks are in the set-up."""
+        """Nothing: the ranks follow from the set-up."""
         return {}
 
     def restore(self, state: State) -> None:
@@ -43,8 +45,7 @@ class GivenRanks:
 
     def compress(self) -> Compressed:
         """The dense network, truncated."""
-        assert self._setup.ranks is not None
-        return truncate(self._setup.network, self._setup, self._setup.ranks, self._norm)
+        return truncate(self._setup.network, self._setup, self._ranks, self._norm)
 
     def architecture(self, compressed: Compressed) -> nn.Module:
         """Cascades in the layers' places."""
@@ -55,7 +56,9 @@ def start_fine_tuning(settings: GivenRanksSettings, setup: Setup) -> SelectThenF
     """The trainable.
 
     Raises:
-        ConfigError: the set-up has no ranks, ranks over the budget, or samples that do not fit the network.
+        ConfigError: the set-up has no ranks, or samples that do not fit the network.
     """
     check_setup(setup, "fine_tuning", needs_ranks=True)
-    return SelectThenFineTune("fine_tuning", GivenRanks(setup, settings.norm), settings, setup)
+    assert setup.ranks is not None
+    selection = GivenRanks(setup, fitted_ranks(setup, setup.ranks), settings.norm)
+    return SelectThenFineTune("fine_tuning", selection, settings, setup)

@@ -5,8 +5,11 @@ from __future__ import annotations
 from functools import cache
 
 from search_spaces.registry import Registry
+from workers.training.bsr import BSRSettings, start_bsr
+from workers.training.ca import CASettings, start_ca
 from workers.training.contract import TrainingMethod
 from workers.training.given_ranks import GivenRanksSettings, start_fine_tuning
+from workers.training.lc import LCSettings, start_lc
 
 __all__ = ["trainables"]
 
@@ -15,6 +18,9 @@ __all__ = ["trainables"]
 def trainables() -> Registry[TrainingMethod]:
     """Training methods by name; other packages add theirs through the entry point group `rankray.trainables`."""
     built_in = {
+        "bsr": TrainingMethod(BSRSettings, start_bsr, needs_ranks=True),
+        "ca": TrainingMethod(CASettings, start_ca),
         "fine_tuning": TrainingMethod(GivenRanksSettings, start_fine_tuning, needs_ranks=True),
+        "lc": TrainingMethod(LCSettings, start_lc),
     }
     return Registry("rankray.trainables", "training method", built_in)
