@@ -1,34 +1,24 @@
-"""Times workloads on a device of this process: pins, looks, builds, checks, times beside each other, and reports."""
+"""Times workloads on a device: looks whether it is fit, builds, checks, times beside each other, and reports."""
 
 from __future__ import annotations
 
-import ast
-import hashlib
-import inspect
 import math
-import os
-import platform
 import random
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
-from pathlib import Path
-from typing import Protocol
 
 import torch
 
 from search_spaces.errors import ConfigError, RankRayError
 from search_spaces.layers import Stage
 from workers.causes import cause
-from workers.timing import protocol, rounds, spread
-from workers.timing.backends import backends
-from workers.timing.contract import Backend, Device, Measurement, Precision, Program, State, Status, Workload
-from workers.timing.nvidia import NvidiaCard
+from workers.timing.bench import Bench, Here
+from workers.timing.contract import Device, Measurement, Precision, Program, State, Status, Workload
 from workers.timing.processor import Sensors, preflight, sensors_of
-from workers.timing.protocol import Block, Rules, Verdict
+from workers.timing.protocol import Rules, Verdict
 from workers.timing.rounds import Observe, Subject, time_in_rounds
+from workers.timing.versions import digest_of_code, versions_of
 from workers.timing.workloads import LayerWorkload
 
 __all__ = ["REFERENCE", "TOLERANCES", "Bench", "Session", "digest_of_code", "time_workloads", "versions_of"]
@@ -58,52 +48,12 @@ def time_workloads(
     return Session(device, rules or Rules(), seed=seed).measure(workloads)
 
 
-def versions_of(device: Device) -> Mapping[str, str]:
-    """What decides whether two measurements of a device compare, as its measurements have it.
-
-    Raises:
-        ConfigError: no such backend, or it is not installed.
-    """
-    backend = backends().get(device.backend, f"devices.{device.name}.backend")
-    found = dict(backend.versions())
-    if device.accelerator.startswith("cuda") and (driver := NvidiaCard(device.accelerator).driver):
-        found["driver"] = driver
-    if device.options:
-        found["options"] = ", ".join(f"{name}={value}" for name, value in sorted(device.options.items()))
-    return {**found, "timing": digest_of_code(type(backend))}
-
-
 @dataclass
 class _Built:
     """A workload that was built and gives the right outputs, and how long that took."""
 
     observe: Observe
     seconds: float
-
-
-class Bench(Protocol):
-    """Where programs are built and run: this machine (`_Here`), or a board behind ssh (`board.py`)."""
-
-    @property
-    def model(self) -> str:
-        """What the device physically is."""
-
-    @property
-    def node(self) -> str:
-        """Host name of the device."""
-
-    @property
-    def versions(self) -> Mapping[str, str]:
-        """As a measurement has them."""
-
-    def read(self) -> State:
-        """The device's state, while nothing of ours runs on it."""
-
-    def pinned(self) -> AbstractContextManager[None]:
-        """Holds whatever has to be in force while programs run."""
-
-    def build(self, program: Program) -> tuple[Observe, Callable[[], torch.Tensor]]:
-        """What times blocks of a program, and what gives its outputs."""
 
 
 class Session:
@@ -131,7 +81,7 @@ class Session:
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self._device, self._rules, self._clock = device, rules, clock
-        self._bench: Bench = bench or _Here(device, sensors or sensors_of(device))
+        self._bench: Bench = bench or Here(device, sensors or sensors_of(device))
         self._versions, self._model = self._bench.versions, self._bench.model
         self._of_reference = reference
         self._dice = random.Random(seed)
@@ -264,60 +214,6 @@ class Session:
         )
 
 
-class _Here:
-    """This process: its backends, its cores, this machine's sensors."""
-
-    def __init__(self, device: Device, sensors: Sensors) -> None:
-        self._device, self._sensors = device, sensors
-        self._backend: Backend = backends().get(device.backend, f"devices.{device.name}.backend")
-        self.model, self.node, self.versions = sensors.model, platform.node(), versions_of(device)
-
-    def read(self) -> State:
-        """Everything that the sensors say."""
-        return self._sensors.read()
-
-    def pinned(self) -> AbstractContextManager[None]:
-        """Cores and threads."""
-        return _pinned(self._device)
-
-    def build(self, program: Program) -> tuple[Observe, Callable[[], torch.Tensor]]:
-        """Builds with the backend; blocks of the program's calls are observed as its device is glanced at."""
-        run, outputs = self._backend.build(program, self._device)
-        timer, on_cpu = self._backend.timer(self._device), self._device.accelerator == "cpu"
-
-        def observe(calls: int) -> Block:
-            timer(run, 1)  # whoever was timed before has left its own data in the caches
-            before = self._sensors.glance()
-            waited, worked = _waited_s() if on_cpu else None, time.process_time()
-            wall = timer(run, calls)
-            cpu = time.process_time() - worked
-            waited = None if waited is None else (_waited_s() or waited) - waited
-            return Block(calls, wall, cpu if on_cpu else None, waited, before, self._sensors.glance())
-
-        return observe, outputs
-
-
-@contextmanager
-def _pinned(device: Device) -> Iterator[None]:
-    """Keeps this thread, and those that it starts, on the device's cores, with the device's number of threads.
-
-    Raises:
-        ConfigError: this process may not use one of the cores.
-    """
-    usable, threads = os.sched_getaffinity(0), torch.get_num_threads()
-    absent = sorted(set(device.cores) - usable)
-    if absent:
-        shown = ", ".join(map(str, sorted(usable)))
-        raise ConfigError(f"devices.{device.name}.cores", f"core {absent[0]} is not among those usable here: {shown}")
-    os.sched_setaffinity(0, device.cores or usable)
-    torch.set_num_threads(device.threads)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
-        os.sched_setaffinity(0, usable)
-
-
 def _difference(program: Program, found: torch.Tensor, precision: Precision) -> str:
     """In what the outputs are not the reference's; empty if they are."""
     expected = program.reference
@@ -328,33 +224,3 @@ def _difference(program: Program, found: torch.Tensor, precision: Precision) -> 
     if gap <= TOLERANCES[precision]:
         return ""
     return f"outputs differ from the reference by {gap:.1e} of its scale; {TOLERANCES[precision]:.0e} is allowed"
-
-
-def _waited_s() -> float | None:
-    """Seconds that this process' threads were ready to run and did not; None where the system does not say."""
-    waited = 0
-    try:
-        for task in Path("/proc/self/task").iterdir():
-            waited += int((task / "schedstat").read_text().split()[1])
-    except (OSError, ValueError, IndexError):
-        return None
-    return waited / 1e9
-
-
-@cache
-def digest_of_code(backend: type) -> str:
-    """Of the code that takes measurements with a backend, comments and docstrings left out."""
-    sha = hashlib.sha256()
-    for module in (protocol, rounds, spread, inspect.getmodule(digest_of_code), inspect.getmodule(backend)):
-        try:
-            tree = ast.parse(inspect.getsource(module))  # type: ignore[arg-type]
-        except (OSError, TypeError):
-            continue
-        for node in ast.walk(tree):
-            body = getattr(node, "body", None)
-            if isinstance(body, list) and body and isinstance(body[0], ast.Expr):
-                first = body[0].value
-                if isinstance(first, ast.Constant) and isinstance(first.value, str):
-                    first.value = ""
-        sha.update(ast.dump(tree).encode())
-    return sha.hexdigest()[:12]
