@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-import torch
-from torch import nn
+if TYPE_CHECKING:  # only described here: tables and leases need not wait for torch
+    import torch
+    from torch import nn
 
 __all__ = [
     "Backend",

@@ -26,9 +26,21 @@ class LocalWay:
     """A processor or a card of this machine."""
 
     def things(self, device: Device) -> Sequence[str]:
-        """Its cores, and its card; a processor without `cores` is all that this process may run on."""
+        """Its cores, and its card; a processor without `cores` is all that this process may run on.
+
+        Raises:
+            ConfigError: this process may not run on one of the cores.
+            MeasurementError: there is no such card.
+        """
+        usable = sorted(os.sched_getaffinity(0))
+        absent = sorted(set(device.cores) - set(usable))
+        if absent:
+            shown = ", ".join(map(str, usable))
+            raise ConfigError(
+                f"devices.{device.name}.cores", f"core {absent[0]} is not among those usable here: {shown}"
+            )
         if device.accelerator == "cpu":
-            return _cores(device.cores or sorted(os.sched_getaffinity(0)))
+            return _cores(device.cores or usable)
         return (_card(device.accelerator), *_cores(device.cores))
 
     def identify(self, device: Device) -> Identity:
