@@ -17,11 +17,10 @@ from typing import Any, Literal
 import torch
 import torch_pruning
 from torch import nn
-from torch.func import functional_call
 
 from workers.batch import Inputs, logits, run_model
 from workers.causes import cause
-from workers.training.filter_removal import FilterGroup, Member, dependencies, masking, without_filters
+from workers.training.filter_removal import FilterGroup, Member, dependencies, masking, run_with, without_filters
 
 __all__ = ["FilterGroups", "filter_groups"]
 
@@ -141,25 +140,10 @@ class _Trial:
         try:
             with torch.no_grad():
                 tensors = masking(self._model, groups, masks)
-                expected = logits(functional_call(_Run(self._model), _prefixed(tensors), (self.inputs,)))
+                expected = logits(run_with(self._model, tensors, self.inputs))
                 found = logits(run_model(without_filters(self._model, self.inputs, groups, kept), self.inputs))
         except Exception as error:
             return f"the network does not run without some of its channels ({cause(error)})"
         if found.shape != expected.shape or not bool((found - expected).abs().max() <= self._tolerance):
             return "without some of its channels the network computes something else than with them masked"
         return ""
-
-
-class _Run(nn.Module):
-    """A model called as `run_model` calls it, whatever its inputs are."""
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, inputs: Inputs) -> object:
-        return run_model(self.model, inputs)
-
-
-def _prefixed(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    return {f"model.{name}": tensor for name, tensor in tensors.items()}

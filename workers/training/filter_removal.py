@@ -6,17 +6,18 @@ What a mask of zeros and ones makes of a network, removal makes small: both comp
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 import torch_pruning
 from torch import nn
+from torch.func import functional_call
 
 from workers.batch import Inputs, logits, run_model
 
-__all__ = ["FilterGroup", "Member", "dependencies", "masking", "spread", "without_filters"]
+__all__ = ["FilterGroup", "Member", "dependencies", "masking", "run_with", "spread", "without_filters"]
 
 
 @dataclass(frozen=True)
@@ -55,16 +56,22 @@ class FilterGroup:
         return tuple(member for member in self.members if member.side == side)
 
 
-def masking(model: nn.Module, groups: Sequence[FilterGroup], masks: Sequence[torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The parameters of a network whose channels are scaled by masks, by name; for `torch.func.functional_call`.
+def masking(
+    model: nn.Module,
+    groups: Sequence[FilterGroup],
+    masks: Sequence[torch.Tensor],
+    weights: Mapping[str, torch.Tensor] | None = None,
+) -> dict[str, torch.Tensor]:
+    """The parameters of a network whose channels are scaled by masks, by name; for `run_with`.
 
     What a channel's layers put out is scaled, and so are its batch norms' gain and shift: a filter scaled before a
     batch norm in training mode is scaled back by it, and one of zeros would still put out the norm's shift.
 
     Args:
         masks: one per group, `(size,)`.
+        weights: parameters that differ from the model's own; they are among what is returned.
     """
-    scaled: dict[str, torch.Tensor] = {}
+    scaled = dict(weights or {})
     for group, mask in zip(groups, masks, strict=True):
         for member in group.on("out"):
             for kind in ("weight", "bias"):
@@ -73,6 +80,23 @@ def masking(model: nn.Module, groups: Sequence[FilterGroup], masks: Sequence[tor
                 if value is not None:
                     scaled[name] = value * spread(member, mask, value)
     return scaled
+
+
+def run_with(model: nn.Module, tensors: Mapping[str, torch.Tensor], inputs: Inputs) -> object:
+    """One forward pass with other tensors in the places of some parameters; gradients reach them."""
+    return functional_call(_Run(model), {f"model.{name}": tensor for name, tensor in tensors.items()}, (inputs,))
+
+
+class _Run(nn.Module):
+    """A model called as `run_model` calls it, whatever its inputs are."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+        self.training = model.training
+
+    def forward(self, inputs: Inputs) -> object:
+        return run_model(self.model, inputs)
 
 
 def spread(member: Member, mask: torch.Tensor, value: torch.Tensor) -> torch.Tensor:

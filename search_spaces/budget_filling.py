@@ -1,0 +1,119 @@
+"""Fills a budget with whole units - ranks, filters - in the order of what training found them worth. Pure Python.
+
+What is learned under a budget is soft: rounded, it costs something else. So rounding starts from the least and adds
+units, the most valuable first, each if it still fits; what little is left over goes to the exchange that comes closest.
+The result is never above the budget.
+"""
+
+from __future__ import annotations
+
+import bisect
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+__all__ = ["Price", "fill_budget"]
+
+Usage = tuple[float, ...]
+"""By limit, how much of what the limit allows is used: at most 1 fits."""
+
+_LOWERED = 3
+"""Levels by which an exchange lowers one variable at most."""
+
+
+class Price(Protocol):
+    """What levels cost; one level per variable, from 0 on."""
+
+    def used(self, levels: Sequence[int]) -> Usage:
+        """The usage at these levels."""
+
+    def used_after(self, levels: Sequence[int], used: Usage, variable: int, level: int) -> Usage:
+        """The usage once one variable has changed, given the usage before."""
+
+
+def fill_budget(
+    worths: Sequence[Sequence[float]], price: Price, tolerance: float = 0.01, start: Sequence[int] | None = None
+) -> tuple[int, ...] | None:
+    """Levels that use as much of the budget as fits.
+
+    Args:
+        worths: by variable, what each of its levels from 1 on is worth, compared across variables. A level above a dear
+            one is worth no more than that one: levels are added in order.
+        price: of levels; one more level usually costs more, but need not (a measured latency).
+        tolerance: share of the budget that may be left over before levels are exchanged for a closer fit.
+        start: levels to begin from; the lowest where left out.
+
+    Returns:
+        One level per variable, or None where even the start does not fit.
+    """
+    levels = [0] * len(worths) if start is None else list(start)
+    used = price.used(levels)
+    if not _fits(used):
+        return None
+    _add_in_order(levels, worths, price)
+    for _ in range(len(levels) + 8):
+        used = price.used(levels)  # afresh: differences of floats add up
+        if max(used) >= 1 - tolerance:
+            break
+        closer = _closer(levels, used, worths, price)
+        if closer is None:
+            break
+        levels = closer
+    return tuple(levels)
+
+
+def _fits(used: Usage) -> bool:
+    return max(used) <= 1
+
+
+def _add_in_order(levels: list[int], worths: Sequence[Sequence[float]], price: Price) -> None:
+    """Adds every unit that fits, the most valuable first; a variable one of whose units does not fit stays."""
+    units = []
+    for variable, values in enumerate(worths):
+        least = float("inf")
+        for level, worth in enumerate(values, start=1):
+            least = min(least, worth)
+            if level > levels[variable]:
+                units.append((-least, variable, level))
+    full: set[int] = set()
+    used = price.used(levels)
+    for _, variable, level in sorted(units):
+        if variable in full:
+            continue
+        after = price.used_after(levels, used, variable, level)
+        if _fits(after):
+            levels[variable], used = level, after
+        else:
+            full.add(variable)
+    while not _fits(price.used(levels)):  # by a rounding error of the differences
+        variable = max(range(len(levels)), key=lambda one: levels[one])
+        levels[variable] -= 1
+
+
+def _closer(levels: Sequence[int], used: Usage, worths: Sequence[Sequence[float]], price: Price) -> list[int] | None:
+    """The levels closest to the budget among raising one variable, and lowering one to raise another; None if worse."""
+    best, found = max(used), None
+    for lowered in (None, *range(len(levels))):
+        for by in range(1, 2 if lowered is None else _LOWERED + 1):
+            changed, between = list(levels), used
+            if lowered is not None:
+                if changed[lowered] < by:
+                    break
+                between = price.used_after(changed, used, lowered, changed[lowered] - by)
+                changed[lowered] -= by
+            for raised, values in enumerate(worths):
+                if raised == lowered:
+                    continue
+                level = _highest_that_fits(changed, between, raised, len(values), price)
+                if level == changed[raised]:
+                    continue
+                after = max(price.used_after(changed, between, raised, level))
+                if best + 1e-12 < after <= 1:
+                    best, found = after, [*changed[:raised], level, *changed[raised + 1 :]]
+    return found
+
+
+def _highest_that_fits(levels: Sequence[int], used: Usage, variable: int, most: int, price: Price) -> int:
+    """By bisection: exact where more levels cost more."""
+    above: Callable[[int], bool] = lambda level: not _fits(price.used_after(levels, used, variable, level))  # noqa: E731
+    first = levels[variable] + 1
+    return first - 1 + bisect.bisect_left(range(first, most + 1), True, key=above)
