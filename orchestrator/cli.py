@@ -220,12 +220,14 @@ def _show_comparison(comparison: Any, console: Console) -> None:
         raise RunStoppedError(f"{failed} of {len(table)} runs failed; `rankray resume {location}` tries them again")
 
 
-def _skipped(result: Mapping[str, Any]) -> str:
-    return f", {result['skipped']:,} skipped by screening," if result.get("skipped") else ""
+def _unscored(result: Mapping[str, Any]) -> str:
+    stopped = f", {result['stopped']:,} stopped early" if result.get("stopped") else ""
+    skipped = f", {result['skipped']:,} skipped by screening" if result.get("skipped") else ""
+    return f"{stopped}{skipped}," if stopped or skipped else ""
 
 
 def _result_lines(result: dict[str, Any]) -> Sequence[str]:
-    scored = f"{result['evaluations']:,} candidates scored{_skipped(result)}"
+    scored = f"{result['evaluations']:,} candidates scored{_unscored(result)}"
     lines = [
         f"{scored} in {result['seconds']:,.1f} s by {result['search']}",
         *(

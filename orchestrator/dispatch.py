@@ -4,15 +4,19 @@ Candidates with one parent are scored together. Groups shrink towards the end of
 together; a group whose evaluator was lost comes back one by one, so that a candidate that kills evaluators is found.
 Where several searches ask, they take turns call by call, and a call is a few seconds of work for all of them: a search
 waits for at most one call of each of the others, however much these have queued.
+
+Where candidates have a bound that they must reach (see `Bound`), every call takes along what is known of it when it is
+cut. As long as nothing is known calls are small and none is sent ahead, so that few candidates are scored without.
 """
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from search_spaces.candidates import Candidate
+from search_spaces.candidates import Bound, Candidate
 from search_spaces.rank_space import RankVector
 
 __all__ = ["Dispatch", "Work"]
@@ -29,11 +33,15 @@ SMALLEST_SHARE = 8
 
 @dataclass(frozen=True)
 class Work:
-    """Candidates of one parent for one call, and how often that was tried before."""
+    """Candidates of one parent for one call, how often that was tried before, and what each must reach.
+
+    `bounds` is empty where nobody can be stopped early.
+    """
 
     parent: RankVector
     candidates: tuple[Candidate, ...]
     attempt: int = 0
+    bounds: tuple[float | None, ...] = ()
 
 
 _ByParent = dict[RankVector, deque[Candidate]]
@@ -51,13 +59,16 @@ class Dispatch:
     seconds_per_candidate: float | None = None
     _fresh: dict[str, _ByParent] = field(default_factory=dict)  # whose turn it is comes first
     _again: deque[Work] = field(default_factory=deque)
+    _bounds: dict[str, Bound] = field(default_factory=dict)
 
-    def add(self, candidates: Sequence[Candidate], asker: str = "") -> None:
+    def add(self, candidates: Sequence[Candidate], asker: str = "", bound: Bound | None = None) -> None:
         """Queues candidates, each under its parent (its own rank vector where it has none).
 
         Args:
             asker: who takes turns with the other askers.
+            bound: of the asker's candidates, from now on; None where all are scored to the end.
         """
+        self._bounds[asker] = bound or _no_bound
         for candidate in candidates:
             queues = self._fresh.setdefault(asker, {})
             queues.setdefault(candidate.parent or candidate.ranks, deque()).append(candidate)
@@ -66,22 +77,27 @@ class Dispatch:
         fresh = sum(len(queue) for queues in self._fresh.values() for queue in queues.values())
         return fresh + sum(len(work.candidates) for work in self._again)
 
-    def next(self, evaluators: int) -> Work | None:
+    def next(self, evaluators: int, *, ahead: bool = False) -> Work | None:
         """The next call for whichever evaluator is free; None when nothing waits.
 
         Args:
             evaluators: how many share the work.
+            ahead: the evaluator is still busy; nothing is handed out then whose bound another call may bring.
         """
         if self._again:
             return self._again.popleft()
-        if not self._fresh:
+        asker = next((one for one in self._fresh if not (ahead and self._waits_for_bound(one))), None)
+        if asker is None:
             return None
         size = self._group_size(evaluators)
-        asker = next(iter(self._fresh))
+        if self._waits_for_bound(asker):
+            size = min(size, max(2, SMALLEST_SHARE // evaluators))
         queues = self._fresh.pop(asker)
-        parent = max(queues, key=lambda one: len(queues[one]))
+        parent = self._next_parent(asker, queues)
         queue = queues[parent]
-        work = Work(parent, tuple(queue.popleft() for _ in range(min(size, len(queue)))))
+        candidates = tuple(queue.popleft() for _ in range(min(size, len(queue))))
+        bounds = tuple(self._bounds[asker](candidate.ranks) for candidate in candidates)
+        work = Work(parent, candidates, bounds=() if all(bound is None for bound in bounds) else bounds)
         if not queue:
             del queues[parent]
         if queues:
@@ -102,8 +118,21 @@ class Dispatch:
         """Takes back work whose evaluator was lost; returns the candidates that are given up."""
         if work.attempt + 1 >= self.attempts:
             return list(work.candidates)
-        self._again.extend(Work(work.parent, (candidate,), work.attempt + 1) for candidate in work.candidates)
+        for number, candidate in enumerate(work.candidates):
+            self._again.append(Work(work.parent, (candidate,), work.attempt + 1, work.bounds[number : number + 1]))
         return []
+
+    def _waits_for_bound(self, asker: str) -> bool:
+        """Whether it is not known yet what the asker's first candidate must reach."""
+        first = next(iter(self._fresh[asker].values()))[0]
+        return self._bounds[asker](first.ranks) == -math.inf
+
+    def _next_parent(self, asker: str, queues: _ByParent) -> RankVector:
+        """The one with the most children left; while no bound is known the first, whose children look best."""
+        first = next(iter(queues))
+        if self._bounds[asker](queues[first][0].ranks) == -math.inf:
+            return first
+        return max(queues, key=lambda one: len(queues[one]))
 
     def _group_size(self, evaluators: int) -> int:
         """As many as fill `TARGET_S`, but not more than leaves every evaluator two more calls, unless they are few."""
@@ -112,3 +141,7 @@ class Dispatch:
         by_time = int(TARGET_S / max(self.seconds_per_candidate, 1e-6))
         by_share = max(SMALLEST_SHARE, -(-len(self) // (2 * evaluators)))
         return max(1, min(by_time, by_share, LARGEST_GROUP))
+
+
+def _no_bound(_ranks: RankVector) -> None:
+    """For candidates whose scores are wanted in any case."""

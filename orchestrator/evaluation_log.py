@@ -1,4 +1,6 @@
-"""The evaluation log: a row per scored candidate, kept the moment it is scored, never scored again.
+"""The evaluation log: a row per candidate, kept the moment it is scored, never scored again.
+
+A candidate whose scoring was stopped early has a row, too, but no score: whoever asks for it again has it scored again.
 
 Rows go to a journal first (`evaluations/journal.jsonl`, one line each, appended), and at the end of a level, once the
 shared weights were found untouched, to a Parquet file of their own. Where files cannot be appended to (object
@@ -75,7 +77,10 @@ class EvaluationLog:
         self._last_flush = time.monotonic()
 
     def recover(self) -> list[Score]:
-        """The scores of a former process, each rank vector once; its journal becomes a Parquet file."""
+        """The scores of a former process, each rank vector once; its journal becomes a Parquet file.
+
+        Candidates that were stopped are among them: for counting, not for telling a search.
+        """
         rows = _read_journal(self._storage)
         if rows:
             self._write_part(rows)
@@ -152,7 +157,7 @@ class EvaluationLog:
 
 
 def read_evaluations(storage: Storage) -> pd.DataFrame:
-    """Every recorded row, each rank vector once, in the order of recording.
+    """Every recorded row, each rank vector once, in the order of recording: its score, also where it was once stopped.
 
     Raises:
         ConfigError: a Parquet file that cannot be read (named).
@@ -178,7 +183,8 @@ def read_evaluations(storage: Storage) -> pd.DataFrame:
     # Older pandas turns a list with nulls into floats with NaN: tuples of whole numbers and None serve everybody.
     frame["ranks"] = frame["ranks"].map(rank_vector_from)
     frame["parent"] = frame["parent"].map(lambda value: None if value is None else rank_vector_from(value))
-    return frame.drop_duplicates("ranks", ignore_index=True)
+    scored_first = frame.sort_values("status", key=lambda status: status == "stopped", kind="stable")
+    return scored_first.drop_duplicates("ranks").sort_index().reset_index(drop=True)
 
 
 def _read_journal(storage: Storage) -> list[Row]:

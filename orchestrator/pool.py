@@ -16,7 +16,7 @@ import ray
 from ray.exceptions import RayError, RayTaskError
 
 from orchestrator.dispatch import Dispatch, Work
-from search_spaces.candidates import Candidate, Score, Status
+from search_spaces.candidates import Bound, Candidate, Score, Status
 from search_spaces.errors import CorruptedWeightsError, EvaluationTimeoutError, WorkerLostError
 from search_spaces.rank_space import Rank, RankVector
 
@@ -97,13 +97,15 @@ class Pool:
         for _ in range(size):
             self._start_one()
 
-    def submit(self, candidates: Sequence[Candidate], asker: str = "") -> None:
+    def submit(self, candidates: Sequence[Candidate], asker: str = "", bound: Bound | None = None) -> None:
         """Queues candidates.
 
         Args:
             asker: the search that wants them; searches on one pool take turns.
+            bound: what the asker's candidates must reach, asked for whenever some are sent; None scores all to the
+                end.
         """
-        self._dispatch.add(candidates, asker)
+        self._dispatch.add(candidates, asker, bound)
 
     @property
     def pending(self) -> int:
@@ -199,7 +201,7 @@ class Pool:
             for worker in ready:
                 if len(worker.calls) > depth:
                     continue
-                work = self._dispatch.next(max(1, len(ready)))
+                work = self._dispatch.next(max(1, len(ready)), ahead=depth > 0)
                 if work is None:
                     return
                 self._send(worker, work)
@@ -209,7 +211,8 @@ class Pool:
         now = time.monotonic()
         if not worker.calls:
             worker.since = now
-        worker.calls.append(_Call(worker.actor.score.remote(work.parent, changes), work, now))
+        answer = worker.actor.score.remote(work.parent, changes, *((work.bounds,) if work.bounds else ()))
+        worker.calls.append(_Call(answer, work, now))
 
     def _harvest(self, worker: _Worker) -> list[Score]:
         """Scores of the calls that a worker has answered; replaces it if it was lost or hangs."""

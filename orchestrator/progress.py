@@ -22,7 +22,8 @@ class Snapshot:
     Attributes:
         level: levels finished.
         scored: candidates scored in this process, and before in the same run.
-        per_second: candidates per second in this process.
+        stopped: candidates whose scoring was stopped early in this process; not in `scored`.
+        per_second: candidates per second in this process, stopped ones included.
         best: name and value of the objective's best, or None before the first score.
         compression: C(r) of the best under the budget's first cost; `target` is C_d.
         alive: evaluators that are ready.
@@ -31,6 +32,7 @@ class Snapshot:
 
     level: int
     scored: int
+    stopped: int
     recorded: int
     per_second: float
     best: float | None
@@ -111,9 +113,11 @@ def _line(snapshot: Snapshot) -> str:
 
 def _facts(snapshot: Snapshot) -> dict[str, str]:
     recorded = f" (+ {snapshot.recorded:,} recorded before)" if snapshot.recorded else ""
+    stopped = {"stopped early": f"{snapshot.stopped:,}"} if snapshot.stopped else {}
     return {
         "level": f"{snapshot.level}",
         "scored": f"{snapshot.scored:,}{recorded}",
+        **stopped,
         "per second": f"{snapshot.per_second:.1f}",
         f"best {snapshot.objective}": "-" if snapshot.best is None else f"{snapshot.best:.4f}",
         "compression": f"{snapshot.compression:.4f} of {snapshot.target:.4f}",

@@ -33,11 +33,14 @@ class Effort:
 
     Attributes:
         evaluations: candidates that were scored.
+        stopped: candidates whose scoring was stopped, as they could not be among the best any more; not in
+            `evaluations`.
         skipped: candidates that screening left unscored.
         seconds: over all its processes.
     """
 
     evaluations: int
+    stopped: int
     skipped: int
     seconds: float
 

@@ -31,7 +31,7 @@ from search_spaces.rank_space import RankVector
 from search_spaces.schemes.contract import Factors
 from workers.evaluator import Evaluator, Shared
 from workers.factoriser import factors_from
-from workers.scoring import Way, choose_scoring
+from workers.scoring import Way, choose_scoring, reason_against_stopping
 
 __all__ = ["run_search"]
 
@@ -55,10 +55,11 @@ def run_search(prepared: Prepared, run: RunDirectory, observer: Observer) -> dic
         log = EvaluationLog(run.storage, prepared.space, next(iter(settings.budget)))
         former = run.state() or {"search": None, "seconds": 0.0}
         recorded = log.recover()
-        course = _Course(prepared, run, log, observer, former["seconds"], len(recorded))
+        scored = [score for score in recorded if not score.stopped]
+        course = _Course(prepared, run, log, observer, former["seconds"], len(scored), len(recorded) - len(scored))
         with connect(prepared.config.cluster) as cluster:
-            search, answer, network = _find(course, cluster, former["search"], recorded)
-        effort = Effort(course.scored_in_all, search.skipped, course.seconds)
+            search, answer, network = _find(course, cluster, former["search"], scored)
+        effort = Effort(course.scored_in_all, course.stopped_in_all, search.skipped, course.seconds)
         result = build_result(prepared, answer, network, effort, origin)
         run.storage.write("model.safetensors", safetensors_bytes(prepared, answer, network))
         run.write_result(result)
@@ -88,7 +89,8 @@ def _find(
     shared, references = share(prepared, model, learned)
     stored = ray.get(references)
     factors = {layer.name: factors_from(one) for layer, one in zip(prepared.found.layers, stored, strict=True)}
-    shared = replace(shared, way=_choose_way(prepared, factors, course.observer))
+    way = _choose_way(prepared, factors, course.observer)
+    shared = replace(shared, way=way, stop_by=_stop_by(prepared, factors, way, course.observer))
     pool = _start_pool(prepared, shared, size, course.observer)
     try:
         course.follow(search, pool)
@@ -133,6 +135,18 @@ def _choose_way(prepared: Prepared, factors: Mapping[str, Factors], observer: Ob
     return way
 
 
+def _stop_by(prepared: Prepared, factors: Mapping[str, Factors], way: Way, observer: Observer) -> str:
+    """The objective by which candidates are stopped early; empty where all are scored to the end."""
+    settings = prepared.config.search
+    if not settings.stops_early or way == "plain":
+        return ""
+    subject = replace(prepared.subject(factors), stop_by=settings.objective)
+    reason = reason_against_stopping(way, subject, prepared.space.dense)
+    if reason:
+        observer.say(f"every candidate is scored to the end, because {reason}; the answer is the same, later")
+    return "" if reason else settings.objective
+
+
 @dataclass
 class _Course:
     """Follows one search: passes candidates and scores on, and keeps the run directory up to date.
@@ -140,6 +154,7 @@ class _Course:
     Attributes:
         seconds_before: of former processes of the same run.
         recorded: scores of former processes.
+        stopped_before: candidates that were stopped early in former processes.
     """
 
     prepared: Prepared
@@ -148,7 +163,9 @@ class _Course:
     observer: Observer
     seconds_before: float
     recorded: int
+    stopped_before: int
     scored: int = 0
+    stopped: int = 0
     _started: float = field(default_factory=time.monotonic)
     _last_save: float = field(default_factory=time.monotonic)
     _asked: dict[RankVector, Candidate] = field(default_factory=dict)
@@ -163,6 +180,11 @@ class _Course:
     def scored_in_all(self) -> int:
         """Candidates scored in the whole run."""
         return self.recorded + self.scored
+
+    @property
+    def stopped_in_all(self) -> int:
+        """Candidates stopped early in the whole run."""
+        return self.stopped_before + self.stopped
 
     def follow(self, search: Search, pool: Pool) -> None:
         """Goes on until the search is done.
@@ -186,16 +208,19 @@ class _Course:
         self._save(search)
 
     def _loop(self, search: Search, pool: Pool) -> None:
+        bound = search.bound if self.prepared.config.search.stops_early else None
         while True:
             level = search.level
             fresh = search.ask()
             self._asked.update({candidate.ranks: candidate for candidate in fresh})
-            pool.submit(fresh)
+            pool.submit(fresh, bound=bound)
             if search.done:
                 return
             scores = pool.collect()
             self.log.record([(self._asked.pop(score.ranks), score) for score in scores])
-            self.scored += len(scores)
+            stopped = sum(score.stopped for score in scores)
+            self.stopped += stopped
+            self.scored += len(scores) - stopped
             search.tell(scores)
             if scores:
                 self.observer.update(self._snapshot(search, pool))
@@ -224,8 +249,9 @@ class _Course:
         return Snapshot(
             level=search.level,
             scored=self.scored,
+            stopped=self.stopped,
             recorded=self.recorded,
-            per_second=self.scored / elapsed if elapsed > 0 else 0.0,
+            per_second=(self.scored + self.stopped) / elapsed if elapsed > 0 else 0.0,
             best=_shown_value(best, problem.objective),
             objective=problem.objective,
             compression=compression,

@@ -13,7 +13,7 @@ import pandas as pd
 from orchestrator.report.run_data import RunData
 from search_spaces.rank_space import Rank, rank_vector_from
 
-__all__ = ["Objective", "beam_sizes", "cost_names", "evaluations_of", "objective_of", "rank_list", "scored"]
+__all__ = ["Objective", "beam_sizes", "cost_names", "evaluations_of", "failed", "objective_of", "rank_list", "scored"]
 
 _NUMBERS = ("level", "compression", "accuracy", "loss", "kl", "seconds")
 _TEXTS = ("search", "worker", "status", "reason")
@@ -56,6 +56,12 @@ def scored(run: RunData) -> pd.DataFrame:
     rows = evaluations_of(run)
     good: pd.Series[bool] = (rows["status"] == "ok") & np.isfinite(rows[objective_of(run).column])
     return rows.loc[good]
+
+
+def failed(run: RunData) -> pd.DataFrame:
+    """The rows that have no score though it was wanted: not those whose scoring was stopped early."""
+    rows = evaluations_of(run).drop(index=scored(run).index)
+    return rows[rows["status"] != "stopped"]
 
 
 def cost_names(run: RunData) -> list[str]:

@@ -18,6 +18,7 @@ from typing import Any, Literal
 
 from orchestrator.searches.allocation.options import Allocation
 from orchestrator.searches.contract import Answer, Problem
+from orchestrator.searches.early_stop import kth_best
 from orchestrator.searches.objective import objective_value
 from orchestrator.searches.scored_list import answer_of
 from search_spaces.candidates import Candidate, Score
@@ -116,6 +117,17 @@ class BeamAround:
         self._asked.update(one.ranks for one in fresh)
         return fresh
 
+    def bound(self, ranks: RankVector) -> float | None:
+        """The K-th best of the beam and of what was scored of the level, which alone can keep it from the beam.
+
+        None for probes, of which the effects of moves are learned.
+        """
+        if self._phase == "probe" or not self._fits(ranks):
+            return None
+        scored = [_Member(one, self._known[one]) for one in self._wanted if one in self._known and self._fits(one)]
+        values = {member.ranks: self._value(member) for member in (*self._beam, *scored)}
+        return kth_best(values.values(), self._setting.beam_size)
+
     def tell(self, scores: Sequence[Score]) -> None:
         """Takes scores; complete levels are finished, also several at once where all scores are known."""
         self._known.update({score.ranks: score for score in scores})
@@ -160,6 +172,8 @@ class BeamAround:
 
     def _finish_level(self) -> None:
         scored = [_Member(ranks, self._known[ranks]) for ranks in self._wanted]
+        # Below this level's bound is no score: where the same rank vector is a probe, it is wanted in full.
+        self._known = {ranks: score for ranks, score in self._known.items() if not score.stopped}
         self._tried.update(self._wanted)
         self._level += 1
         if self._phase == "probe":

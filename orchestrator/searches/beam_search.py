@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from orchestrator.searches.contract import Answer, Problem
+from orchestrator.searches.early_stop import Promise, kth_best
 from orchestrator.searches.objective import objective_value
 from orchestrator.searches.screening import Prospect, Screen, ScreenSetting
 from search_spaces.candidates import Candidate, Score
@@ -78,6 +79,7 @@ class _Child:
     steps: Steps
     candidate: Candidate
     parent_loss: float = math.nan
+    parent_value: float = math.nan
 
 
 class BeamSearch:
@@ -101,6 +103,8 @@ class BeamSearch:
         self._wanted: frozenset[RankVector] = frozenset()
         self._scores: dict[RankVector, Score] = {}
         self._asked: set[RankVector] = set()
+        self._bar: tuple[float, float] | None = None
+        self._promise = Promise()
         self._screen = None if setting.screening is None else Screen(setting.screening)
         self._skipped, self._left_unscored = 0, 0
         if state is None:
@@ -136,18 +140,32 @@ class BeamSearch:
         return Answer(member.score.ranks, member.score, inside, self._setting.name, missing)
 
     def ask(self) -> list[Candidate]:
-        """The level's candidates not asked for yet; equal rank vectors are asked for once."""
+        """The level's candidates not asked for yet, the likeliest of the beam first; equal ones are asked for once."""
         fresh = []
-        for child in self._children:
+        for child in self._by_promise():
             ranks = child.candidate.ranks
             if ranks not in self._asked:
                 self._asked.add(ranks)
                 fresh.append(child.candidate)
         return fresh
 
+    def bound(self, ranks: RankVector) -> float | None:
+        """The K-th best of the level so far; in the window the best ever seen there, if that is lower.
+
+        Strictly below both, a child is neither in the next beam nor remembered for having been in the window. None with
+        screening: it learns from the losses of all that it scores, and who is stopped depends on the order of arrival.
+        """
+        if self._screen is not None:
+            return None
+        if self._bar is None:
+            self._bar = self._find_bar()
+        in_beam, in_window = self._bar
+        return min(in_beam, in_window) if self._lies_in_window(ranks) else in_beam
+
     def tell(self, scores: Sequence[Score]) -> None:
         """Takes scores in any order; when the level is complete the search moves on."""
         self._scores.update({score.ranks: score for score in scores if score.ranks in self._wanted})
+        self._bar = None
         if not self._done and len(self._scores) == len(self._wanted):
             self._finish_level()
 
@@ -227,9 +245,37 @@ class BeamSearch:
         assert child.candidate.changed is not None
         return Prospect(child.candidate.changed, child.parent_loss, self._drawn(child.steps))
 
+    def _by_promise(self) -> list[_Child]:
+        """The level's children, those first that are likely to be in the next beam; as they are with screening."""
+        if self._screen is not None:
+            return self._children
+        expected = {
+            child.steps: self._promise.expected(child.candidate.changed, child.parent_value) for child in self._children
+        }
+        return sorted(self._children, key=lambda child: -expected[child.steps])
+
+    def _find_bar(self) -> tuple[float, float]:
+        """The K-th best objective of the level so far, and the best one ever seen in the window."""
+        found = (
+            _Member(child.steps, self._scores[child.candidate.ranks])
+            for child in self._children
+            if child.candidate.ranks in self._scores
+        )
+        scored = [member for member in found if self._can_be_ranked(member)]
+        seen = [member for member in scored if self._in_window(member)]
+        seen += [] if self._seen_in_window is None else [self._seen_in_window]
+        in_window = max((self._value(member.score) for member in seen), default=-math.inf)
+        return kth_best((self._value(member.score) for member in scored), self._setting.beam_size), in_window
+
     def _learn(self) -> None:
-        """Tells screening what the level's steps did."""
+        """Tells screening what the level's steps did; without it, they decide who is asked for first."""
         if self._screen is None:
+            scores = ((child, self._scores[child.candidate.ranks]) for child in self._children)
+            self._promise.learn(
+                (child.candidate.changed, (score.at_most if score.stopped else self._value(score)) - child.parent_value)
+                for child, score in scores
+                if child.candidate.changed is not None
+            )
             return
         for child in self._children:
             if child.candidate.changed is not None:
@@ -267,12 +313,15 @@ class BeamSearch:
                 parent = member.score.ranks
                 ranks = (*parent[:index], effective, *parent[index + 1 :])
                 candidate = Candidate(ranks, parent, index, self._level, self._setting.name)
-                children[steps] = _Child(steps, candidate, member.score.values["loss"])
+                children[steps] = _Child(steps, candidate, member.score.values["loss"], self._value(member.score))
         return list(children.values())
 
     def _can_be_ranked(self, member: _Member) -> bool:
         """Whether it was scored, and with a number: a NaN has no place in any order."""
-        return objective_value(self._problem.objective, member.score) > -math.inf
+        return self._value(member.score) > -math.inf
+
+    def _value(self, score: Score) -> float:
+        return objective_value(self._problem.objective, score)
 
     def _order(self, member: _Member) -> tuple[float, float, bytes]:
         """Sort key: the objective, then the tie-break, then a hash of seed and ranks, which no arrival order moves."""
@@ -283,7 +332,7 @@ class BeamSearch:
             "compression": lambda: -self._gap(score.ranks),
         }
         tie = ties[self._setting.tie_break]()
-        return -objective_value(self._problem.objective, score), tie, self._drawn(member.steps)
+        return -self._value(score), tie, self._drawn(member.steps)
 
     def _drawn(self, steps: Steps) -> bytes:
         """What the seed draws for a rank vector."""
@@ -293,7 +342,10 @@ class BeamSearch:
         return self._problem.budget.gap(self._problem.space, ranks)
 
     def _in_window(self, member: _Member) -> bool:
-        return -self._setting.tolerance - _FLOAT_NOISE <= self._gap(member.score.ranks) <= _FLOAT_NOISE
+        return self._lies_in_window(member.score.ranks)
+
+    def _lies_in_window(self, ranks: RankVector) -> bool:
+        return -self._setting.tolerance - _FLOAT_NOISE <= self._gap(ranks) <= _FLOAT_NOISE
 
     def _remember_window(self, members: Sequence[_Member]) -> None:
         """Remembers the best member ever seen in the window: the answer if the beam itself never ends there."""

@@ -81,8 +81,17 @@ class Search(Protocol):
     def ask(self) -> list[Candidate]:
         """Every candidate that can be scored now and was not asked for before."""
 
+    def bound(self, ranks: RankVector) -> float | None:
+        """What a candidate that was asked for must reach to matter, by what was told until now; see `Bound`.
+
+        While the candidate waits for its score this may rise and never falls, except for another who asks for it, too.
+        """
+
     def tell(self, scores: Sequence[Score]) -> None:
-        """Takes scores in any order; those nobody asked for are remembered or ignored, never an error."""
+        """Takes scores in any order; those nobody asked for are remembered or ignored, never an error.
+
+        A candidate whose scoring was stopped, because it was below its bound, is answered, too.
+        """
 
     def state(self) -> dict[str, Any]:
         """What is needed to go on, as JSON types. Scores told since the last level may be missing: tell them again."""

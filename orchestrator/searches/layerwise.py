@@ -78,6 +78,10 @@ class LayerwiseSearch:
             if ranks not in self._known
         ]
 
+    def bound(self, ranks: RankVector) -> float | None:
+        """None while layers are scored alone: allocations are made from all their scores."""
+        return None if self._list is None else self._list.bound(ranks)
+
     def tell(self, scores: Sequence[Score]) -> None:
         """Takes scores; when every layer is known, the allocations are made.
 

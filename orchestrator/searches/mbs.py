@@ -62,6 +62,11 @@ class MBSSettings(SearchSettings):
     tie_break: TieBreak = "rank"
     screening: ScreeningSettings | None = None
 
+    @property
+    def stops_early(self) -> bool:
+        """Not with screening, which learns from every score."""
+        return self.early_stop and self.screening is None
+
     @field_validator("settings")
     @classmethod
     def _distinct(cls, settings: tuple[StepAndBeam, ...]) -> tuple[StepAndBeam, ...]:

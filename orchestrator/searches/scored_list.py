@@ -72,6 +72,10 @@ class ScoredList:
             if ranks not in self._scores
         ]
 
+    def bound(self, _ranks: RankVector) -> float | None:
+        """The best so far: what is below it is not the answer."""
+        return max((objective_value(self._problem.objective, one) for one in self._scores.values()), default=-math.inf)
+
     def tell(self, scores: Sequence[Score]) -> None:
         """Takes scores; those of others are ignored."""
         self._scores.update({score.ranks: score for score in scores if score.ranks in self._wanted})

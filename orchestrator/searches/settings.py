@@ -41,6 +41,8 @@ class SearchSettings(Strict):
         budget: limits by cost: a compression C(r) in (0, 1), or the most the whole network may cost; by device for
             `latency` and `throughput`. See `limits.py` for all the forms, and the flat one that is kept.
         objective: what candidates are ranked by.
+        early_stop: stop scoring a candidate once it is certain that it cannot be among the best any more; the answer is
+            the same.
         seed: of the search and of the validation split.
         include, exclude: shell patterns over layer names.
     """
@@ -53,9 +55,15 @@ class SearchSettings(Strict):
     measure: str = "max_slice"
     budget: dict[str, Bound]
     objective: str = "accuracy"
+    early_stop: bool = True
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     include: tuple[str, ...] = ("*",)
     exclude: tuple[str, ...] = ()
+
+    @property
+    def stops_early(self) -> bool:
+        """Whether some candidates need not be scored to the end."""
+        return self.early_stop
 
     @property
     def needs_moments(self) -> bool:

@@ -28,6 +28,8 @@ class SideBySide:
         self._objective = objective
         self._scores: dict[RankVector, Score] = {}
         self._waiting: dict[RankVector, list[Search]] = {}
+        self._asked: dict[RankVector, Candidate] = {}
+        self._again: list[Candidate] = []
 
     @property
     def done(self) -> bool:
@@ -58,7 +60,7 @@ class SideBySide:
 
     def ask(self) -> list[Candidate]:
         """What is new to the whole run; a candidate that was scored before is answered from memory."""
-        fresh: list[Candidate] = []
+        fresh, self._again = self._again, []
         for search in self._searches.values():
             while asked := search.ask():
                 known = []
@@ -69,16 +71,42 @@ class SideBySide:
                         self._waiting[candidate.ranks].append(search)
                     else:
                         self._waiting[candidate.ranks] = [search]
+                        self._asked[candidate.ranks] = candidate
                         fresh.append(candidate)
                 search.tell(known)
         return fresh
 
+    def bound(self, ranks: RankVector) -> float | None:
+        """The lowest bound among the searches that wait for the candidate."""
+        bounds = [search.bound(ranks) for search in self._waiting.get(ranks, [])]
+        known = [bound for bound in bounds if bound is not None]
+        return min(known) if known and len(known) == len(bounds) else None
+
     def tell(self, scores: Sequence[Score]) -> None:
         """Hands every score to whoever waits for it."""
         for score in scores:
+            if score.stopped:
+                self._tell_stopped(score)
+                continue
             self._scores[score.ranks] = score
+            self._asked.pop(score.ranks, None)
             for search in self._waiting.pop(score.ranks, []):
                 search.tell([score])
+
+    def _tell_stopped(self, score: Score) -> None:
+        """Hands it to those for whom it is enough to know; for others, who came later, it is asked again."""
+        waiting = self._waiting.pop(score.ranks, [])
+        others = []
+        for search in waiting:
+            bound = search.bound(score.ranks)
+            if bound is not None and score.at_most < bound:
+                search.tell([score])
+            else:
+                others.append(search)
+        candidate = self._asked.pop(score.ranks, None)
+        if others and candidate is not None:
+            self._waiting[score.ranks], self._asked[score.ranks] = others, candidate
+            self._again.append(candidate)
 
     def state(self) -> dict[str, Any]:
         """The states of all searches by name."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from orchestrator.report.evaluations import evaluations_of, objective_of, scored
+from orchestrator.report.evaluations import evaluations_of, failed, objective_of, scored
 from orchestrator.report.quantities import (
     ABSENT,
     cost_label,
@@ -72,13 +72,17 @@ def _question(run: RunData) -> str:
 def _effort(run: RunData) -> str:
     """How many candidates it took, and how many of them have no score."""
     rows = evaluations_of(run)
-    total = int((run.result or {}).get("evaluations") or len(rows))
+    total = int((run.result or {}).get("evaluations") or (rows["status"] != "stopped").sum())
     seconds = (run.result or {}).get("seconds")
     within = f" in {duration(seconds)}" if seconds is not None else ""
     skipped = int((run.result or {}).get("skipped") or 0)
     within += f"; screening left {plural(skipped, 'candidate')} unscored" if skipped else ""
-    failed = len(rows) - len(scored(run))
-    tail = f"; {plural(failed, 'candidate')} got no score (the reasons are below)" if failed else ""
+    stopped = int((rows["status"] == "stopped").sum())
+    within += (
+        f"; {plural(stopped, 'other candidate')} could not be among the best and were stopped early" if stopped else ""
+    )
+    without = len(failed(run))
+    tail = f"; {plural(without, 'candidate')} got no score (the reasons are below)" if without else ""
     return f"{plural(total, 'candidate')} {'was' if total == 1 else 'were'} evaluated{within}{tail}."
 
 
@@ -171,14 +175,13 @@ def _metrics(run: RunData, split: str) -> list[str]:
 
 def _failures(run: RunData) -> Table | None:
     """Candidates without a score by status and reason; None if all have one."""
-    rows = evaluations_of(run)
-    failed = rows.drop(index=scored(run).index)
-    if failed.empty:
+    rows = failed(run)
+    if rows.empty:
         return None
     # A row that says `ok` without a finite objective has no score either.
-    status = failed["status"].replace({"ok": "no finite objective", "": "unknown"})
+    status = rows["status"].replace({"ok": "no finite objective", "": "unknown"})
     counted = (
-        failed.assign(status=status).groupby(["status", "reason"]).size().sort_values(ascending=False, kind="stable")
+        rows.assign(status=status).groupby(["status", "reason"]).size().sort_values(ascending=False, kind="stable")
     )
     lines = [(one[0], one[1] or ABSENT, count(int(amount))) for one, amount in counted.items()]  # type: ignore[index]
     columns = (Column("Status", False), Column("Reason", False), Column("Candidates"))

@@ -48,7 +48,8 @@ def throughput(runs: Sequence[RunData]) -> Section | None:
 
 def _workers(rows: pd.DataFrame) -> pd.DataFrame:
     """One row per worker, the busiest first: `candidates`, `failed`, `busy_s`, `median_s`, `slow_s` (95th centile)."""
-    groups = rows.assign(failed=rows["status"] != "ok", worker=rows["worker"].replace("", "unknown")).groupby("worker")
+    without = ~rows["status"].isin(["ok", "stopped"])  # to stop early is no failure
+    groups = rows.assign(failed=without, worker=rows["worker"].replace("", "unknown")).groupby("worker")
     table_of_workers = pd.DataFrame(
         {
             "candidates": groups.size(),
