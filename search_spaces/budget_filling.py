@@ -8,7 +8,7 @@ The result is never above the budget.
 from __future__ import annotations
 
 import bisect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
 __all__ = ["Price", "fill_budget"]
@@ -18,6 +18,9 @@ Usage = tuple[float, ...]
 
 _LOWERED = 3
 """Levels by which an exchange lowers one variable at most."""
+
+_FEW = 12
+"""Variables up to which exchanges are of three."""
 
 
 class Price(Protocol):
@@ -90,26 +93,47 @@ def _add_in_order(levels: list[int], worths: Sequence[Sequence[float]], price: P
 
 
 def _closer(levels: Sequence[int], used: Usage, worths: Sequence[Sequence[float]], price: Price) -> list[int] | None:
-    """The levels closest to the budget among raising one variable, and lowering one to raise another; None if worse."""
+    """The exchange that comes closest to the budget; None if none comes closer than `levels`.
+
+    Lowers one variable or none, then raises another as far as fits. Few variables have few exchanges, and coarse ones:
+    there a third is raised as well, after the second went as far as fits or up to two levels less.
+    """
     best, found = max(used), None
-    for lowered in (None, *range(len(levels))):
-        for by in range(1, 2 if lowered is None else _LOWERED + 1):
-            changed, between = list(levels), used
-            if lowered is not None:
-                if changed[lowered] < by:
-                    break
-                between = price.used_after(changed, used, lowered, changed[lowered] - by)
-                changed[lowered] -= by
-            for raised, values in enumerate(worths):
-                if raised == lowered:
-                    continue
-                level = _highest_that_fits(changed, between, raised, len(values), price)
-                if level == changed[raised]:
-                    continue
-                after = max(price.used_after(changed, between, raised, level))
-                if best + 1e-12 < after <= 1:
-                    best, found = after, [*changed[:raised], level, *changed[raised + 1 :]]
+    for start, between in _lowered(levels, used, price):
+        for changed, after in _raised(start, between, levels, worths, price, spare=3 if len(levels) <= _FEW else 1):
+            ends = [(changed, after)]
+            if len(levels) <= _FEW:
+                ends += _raised(changed, after, changed, worths, price, spare=1)
+            for end, usage in ends:
+                if best + 1e-12 < max(usage) <= 1:
+                    best, found = max(usage), end
     return found
+
+
+def _lowered(levels: Sequence[int], used: Usage, price: Price) -> Iterator[tuple[list[int], Usage]]:
+    """The levels themselves, and with each variable some levels lower."""
+    yield list(levels), used
+    for variable, level in enumerate(levels):
+        for lower in range(max(0, level - _LOWERED), level):
+            yield [*levels[:variable], lower, *levels[variable + 1 :]], price.used_after(levels, used, variable, lower)
+
+
+def _raised(
+    levels: list[int],
+    used: Usage,
+    before: Sequence[int],
+    worths: Sequence[Sequence[float]],
+    price: Price,
+    spare: int,
+) -> Iterator[tuple[list[int], Usage]]:
+    """With each variable raised as far as fits, or up to `spare` - 1 levels less; not one just lowered."""
+    for variable, values in enumerate(worths):
+        if levels[variable] < before[variable]:
+            continue
+        highest = _highest_that_fits(levels, used, variable, len(values), price)
+        for level in range(max(levels[variable] + 1, highest - spare + 1), highest + 1):
+            after = price.used_after(levels, used, variable, level)
+            yield [*levels[:variable], level, *levels[variable + 1 :]], after
 
 
 def _highest_that_fits(levels: Sequence[int], used: Usage, variable: int, most: int, price: Price) -> int:
