@@ -10,10 +10,10 @@ A block is a run of calls that is timed as a whole. It counts unless something o
 * `hot`: it is above the temperature limit.
 
 It is enough when at least `blocks` count and the confidence interval of their median is narrow. On a processor that
-others use all the time, calls longer than a scheduler's slice never get a block of their own. There, for one thread,
-process CPU time stands in for wall time, after `patience` blocks: it leaves out what others took, not what their use of
-caches and memory cost, which is why it comes second, is noted in the spread (`clock` is `cpu`), and only after the
-reference workload has shown no drift.
+others use all the time, calls longer than a scheduler's slice hardly ever get a block of their own. There, for one
+thread, process CPU time stands in for wall time, where fewer than `blocks` in `patience` count. It leaves out what
+others took, not what their use of caches and memory cost: so it comes second, is noted in the spread (`clock` is
+`cpu`), and is believed only if the reference workload, timed beside it, shows no drift.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Rules:
         cpu_limit_c, accelerator_limit_c: temperatures above which no block counts.
         blocks: that count, at least.
         half_width: of the median's confidence interval, relative to it, at most.
-        patience: blocks after which CPU time may stand in for wall time.
+        patience: blocks after which CPU time may stand in for wall time, if fewer than `blocks` in so many count.
         drift: by which the reference workload may have moved.
         load: of the device by others before timing, at most.
         wait_s: for a device that is too busy or too hot, before it is given up.
@@ -56,7 +56,7 @@ class Rules:
     warm_up_s: float = 0.2
     warm_up_limit_s: float = 2.0
     agreement: float = 0.02
-    cpu_block_s: float = 0.004
+    cpu_block_s: float = 0.002
     accelerator_block_s: float = 0.04
     undisturbed: float = 0.97
     clock_change: float = 0.05
@@ -64,7 +64,7 @@ class Rules:
     accelerator_limit_c: float = 85.0
     blocks: int = 11
     half_width: float = 0.01
-    patience: int = 40
+    patience: int = 60
     drift: float = 0.05
     load: float = 0.75
     wait_s: float = 20.0
@@ -158,7 +158,8 @@ def verdict(
     wall = _spread([block.wall_s for block in counted], blocks, "wall")
     if wall is not None and _is_enough(wall, rules):
         return Verdict("ok", spread=wall)
-    if threads == 1 and len(blocks) >= rules.patience:
+    seldom = len(counted) * rules.patience < rules.blocks * len(blocks)
+    if threads == 1 and seldom and len(blocks) >= rules.patience:
         worked = [
             block.cpu_s
             for block, why in zip(blocks, faults, strict=True)

@@ -26,7 +26,8 @@ _INSTALL = {"cpu": '"rankray[onnx]"', "cuda": "onnxruntime-gpu", "tensorrt": "on
 class OnnxRuntime:
     """A session per program, its inputs and outputs bound to memory on the device.
 
-    Options: `provider`: `cpu`, `cuda` or `tensorrt`; by default what the accelerator is.
+    Options: `provider`: `cpu`, `cuda` or `tensorrt`; by default what the accelerator is. `tf32: true` lets the CUDA
+    provider round float32 to TensorFloat-32.
     """
 
     name = "onnxruntime"
@@ -52,7 +53,7 @@ class OnnxRuntime:
             ConfigError: no such provider, or something is not installed.
             MeasurementError: ONNX Runtime refuses the program, or its provider is there but does not run.
         """
-        check_options(device, ("provider",))
+        check_options(device, ("provider", "tf32"))
         runtime = _runtime()
         kind = _provider(device, runtime)
         dtype = DTYPES[device.precision]
@@ -109,6 +110,8 @@ def _session(runtime: ModuleType, model: bytes, kind: str, device: Device) -> An
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
     given = {} if kind == "cpu" else {"device_id": str(torch.device(device.accelerator).index or 0)}
+    if kind == "cuda":
+        given["use_tf32"] = str(int(bool(device.options.get("tf32", False))))
     session = runtime.InferenceSession(model, options, providers=[(PROVIDERS[kind], given)])
     if session.get_providers()[0] != PROVIDERS[kind]:
         raise MeasurementError(device.name, f"{PROVIDERS[kind]} is listed but does not start; see its libraries")

@@ -8,6 +8,7 @@ from types import ModuleType
 import torch
 
 from search_spaces.errors import ConfigError, MeasurementError
+from workers.capture import capture
 from workers.causes import cause
 from workers.timing.backends.needs import check_accelerator, check_options, need, version_of
 from workers.timing.backends.timers import wall_timer
@@ -45,9 +46,7 @@ class OpenVino:
         check_accelerator(device, "cpu")
         runtime = _runtime()
         try:
-            model = runtime.convert_model(
-                program.module, example_input=program.inputs, input=[tuple(program.inputs.shape)]
-            )
+            model = runtime.convert_model(capture(program.module, program.inputs, any_batch=False))
             settings = {
                 "INFERENCE_NUM_THREADS": device.threads,
                 "NUM_STREAMS": 1,
