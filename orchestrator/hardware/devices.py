@@ -74,6 +74,10 @@ class TimingSettings(Strict):
         retries: how often a workload is tried again whose measurement was noisy, throttled or cut off.
         wait_s: how long to wait for a device that somebody else leases, before it is given up.
         protocol: other numbers of the protocol by name; see `workers.timing.protocol.Rules`.
+        ranks_per_layer: of a search with latency limits: the most ranks of a layer that are timed.
+        calibration: whole networks that such a search measures before it starts, to calibrate the sums over layers.
+        proposals: of its best candidates that are measured whenever it is done.
+        rounds: searches at most until the best measured network is within the limits.
     """
 
     table: str = "latency"
@@ -84,6 +88,10 @@ class TimingSettings(Strict):
     retries: Annotated[int, Field(ge=0)] = 2
     wait_s: Annotated[float, Field(ge=0)] = 600.0
     protocol: dict[str, float] = Field(default_factory=dict)
+    ranks_per_layer: Annotated[int, Field(ge=2)] = 32
+    calibration: Annotated[int, Field(ge=2)] = 12
+    proposals: Annotated[int, Field(ge=1)] = 3
+    rounds: Annotated[int, Field(ge=1)] = 5
 
     @property
     def rules(self) -> dict[str, float]:
@@ -128,11 +136,12 @@ def device_named(devices: Mapping[str, Device], name: str, key: str) -> Device:
 
 
 def _device(name: str, settings: DeviceSettings) -> Device:
-    from workers.timing.backends.registry import backends
     from workers.timing.contract import Device
+    from workers.timing.way import way_to
 
-    known = backends().names()
+    device = Device(name=name, **settings.model_dump())
+    known = list(way_to(device).backends())
     if settings.backend not in known:
         close = nearest(settings.backend, known)
         raise ConfigError(f"devices.{name}.backend", f"unknown backend {settings.backend!r}{close}")
-    return Device(name=name, **settings.model_dump())
+    return device

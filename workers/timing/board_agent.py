@@ -509,7 +509,7 @@ class Agent:
 
     def __init__(self) -> None:
         self.lease = None  # type: Optional[IO[str]]
-        self.programs = []  # type: List[Program]
+        self.programs, self.built = {}, 0  # type: Dict[int, Program], int
 
     def hello(self, asked: Json, blobs: Blobs) -> Tuple[Json, Blobs]:
         """Leases the board if asked to, pins this process, loads the backend: once, before any heavy import."""
@@ -533,9 +533,12 @@ class Agent:
         return {"state": self._state(float(asked.get("seconds", 0.2))), "time": time.time()}, []
 
     def build(self, asked: Json, blobs: Blobs) -> Tuple[Json, Blobs]:
-        """Builds a program; it is known by its number."""
-        self.programs.append(self.backend.build(asked, blobs))
-        return {"program": len(self.programs) - 1}, []
+        """Forgets programs and builds one; it is known by its number."""
+        for number in asked.get("forget", ()):
+            self.programs.pop(number, None)
+        self.built += 1
+        self.programs[self.built] = self.backend.build(asked, blobs)
+        return {"program": self.built}, []
 
     def outputs(self, asked: Json, blobs: Blobs) -> Tuple[Json, Blobs]:
         """One call of a program and its outputs."""
@@ -553,12 +556,7 @@ class Agent:
         processor = {"cpu_s": cpu, "waited_s": waited} if self.settings.accelerator == "cpu" else {}
         return dict(processor, wall_s=seconds, before=before, after=self._state()), []
 
-    def forget(self, asked: Json, blobs: Blobs) -> Tuple[Json, Blobs]:
-        """Frees all programs."""
-        del self.programs[:]
-        return {}, []
-
-    ANSWERS = {"hello": hello, "state": state, "build": build, "outputs": outputs, "block": block, "forget": forget}
+    ANSWERS = {"hello": hello, "state": state, "build": build, "outputs": outputs, "block": block}
 
     def _state(self, seconds: float = 0.0) -> Json:
         cores, accelerator = self.settings.cores, self.settings.accelerator

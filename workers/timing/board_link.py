@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import secrets
 import shlex
+import signal
 import subprocess
 import threading
 from collections import deque
@@ -112,12 +114,18 @@ class BoardLink:
 
     def close(self) -> None:
         """Ends the connection, and with it the agent."""
-        self._process.kill()
+        self._kill()
         self._process.wait()
         self._listener.join(timeout=1.0)  # for its last words; what it started here may hold the pipe longer
         for stream in (self._input, self._output):
             with contextlib.suppress(OSError):  # what it still held has nowhere to go
                 stream.close()
+
+    def _kill(self) -> None:
+        """Ssh, and what it has started here: a proxy command may hold the streams."""
+        if self._process.returncode is None:  # its number is not another's yet
+            with contextlib.suppress(OSError):
+                os.killpg(self._process.pid, signal.SIGKILL)
 
     @property
     def _input(self) -> Any:
@@ -134,7 +142,7 @@ class BoardLink:
 
         def give_up() -> None:
             late.set()
-            self._process.kill()
+            self._kill()
 
         timer = threading.Timer(limit_s, give_up)
         timer.start()

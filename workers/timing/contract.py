@@ -14,6 +14,7 @@ __all__ = [
     "Backend",
     "Clock",
     "Device",
+    "Estimator",
     "Measurement",
     "Measurer",
     "Precision",
@@ -153,6 +154,34 @@ class Backend(Protocol):
 
     def timer(self, device: Device) -> Callable[[Run, int], float]:
         """How blocks are timed: a function of a call and the number of calls that gives the seconds of the block."""
+
+
+class Estimator(Protocol):
+    """A model of a device's cost, where there is nothing to time. Registered under `rankray.estimators`.
+
+    Attributes:
+        name: in the registry.
+    """
+
+    name: str
+
+    def versions(self, device: Device) -> Mapping[str, str]:
+        """Versions and settings that its answers depend on.
+
+        Raises:
+            ConfigError: the estimator is not installed (what to install is named), or an option is wrong.
+        """
+
+    def device_model(self, device: Device) -> str:
+        """What is estimated (`Eyeriss-like 14x12 array at 200 MHz`)."""
+
+    def estimate(self, program: Program, device: Device) -> Spread:
+        """Milliseconds of a call; the spread has no width.
+
+        Raises:
+            ConfigError: as `versions`.
+            MeasurementError: the estimator refuses the program.
+        """
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from typing import Any
 
 from search_spaces.errors import ConfigError, MeasurementError
 from search_spaces.registry import nearest
+from workers.timing.backends import backends
 from workers.timing.child import alive, call_in_child
 from workers.timing.contract import Device, Measurement, Workload
 from workers.timing.lease import Lease
@@ -24,6 +25,10 @@ _IDENTIFY_S = 60.0
 
 class LocalWay:
     """A processor or a card of this machine."""
+
+    def backends(self) -> Sequence[str]:
+        """Those that time."""
+        return backends().names()
 
     def things(self, device: Device) -> Sequence[str]:
         """Its cores, and its card; a processor without `cores` is all that this process may run on.

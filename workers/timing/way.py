@@ -38,6 +38,9 @@ class Identity:
 class Way(Protocol):
     """Reaches devices from the process of their hardware actor. Registered under `rankray.ways`."""
 
+    def backends(self) -> Sequence[str]:
+        """What may run on a device that is reached so, by name."""
+
     def things(self, device: Device) -> Sequence[str]:
         """The physical things that have to be leased on this node, by names that are the same for everybody here.
 
@@ -73,16 +76,24 @@ class Way(Protocol):
 @cache
 def ways() -> Registry[Way]:
     """Ways by name; other packages add theirs through the entry point group `rankray.ways`."""
+    from workers.timing.estimate_way import EstimateWay
     from workers.timing.local_way import LocalWay
+    from workers.timing.ssh_way import SshWay
 
-    return Registry("rankray.ways", "way to a device", {"local": LocalWay()})
+    built_in: dict[str, Way] = {"local": LocalWay(), "estimate": EstimateWay(), "ssh": SshWay()}
+    return Registry("rankray.ways", "way to a device", built_in)
 
 
 def way_to(device: Device) -> Way:
-    """The way that an option of the device names (`ssh`); a child process on the actor's node if none does.
+    """The way that an option of the device names (`ssh`), or that its backend is of (`estimate`).
+
+    Without either it is a child process on the actor's node.
 
     Raises:
         ConfigError: its entry point does not import.
     """
+    from workers.timing.backends.estimators import estimators
+
     named = [name for name in ways().names() if name in device.options]
-    return ways().get(named[0] if named else "local", f"devices.{device.name}.options")
+    usual = "estimate" if device.backend in estimators().names() else "local"
+    return ways().get(named[0] if named else usual, f"devices.{device.name}.options")
