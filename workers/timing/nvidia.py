@@ -19,7 +19,7 @@ FIELDS = (
     "clocks.mem",
     "temperature.gpu",
     "utilization.gpu",
-    "clocks_throttle_reasons.active",
+    "clocks_event_reasons.active",
     "clocks.applications.graphics",
     "power.limit",
 )
@@ -38,12 +38,16 @@ def query(card: str) -> Mapping[str, str]:
     Args:
         card: its index or UUID, as nvidia-smi counts.
     """
-    command = ["nvidia-smi", f"--id={card}", f"--query-gpu={','.join(FIELDS)}", "--format=csv,noheader,nounits"]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
-    except (OSError, subprocess.SubprocessError):
-        return {}
-    return parse_query(done.stdout)
+    for reasons in ("clocks_event_reasons", "clocks_throttle_reasons"):  # drivers before 535 know only the second name
+        wanted = ",".join(FIELDS).replace("clocks_event_reasons", reasons)
+        command = ["nvidia-smi", f"--id={card}", f"--query-gpu={wanted}", "--format=csv,noheader,nounits"]
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
+        except (OSError, subprocess.SubprocessError):
+            return {}
+        if done.returncode == 0:
+            return parse_query(done.stdout)
+    return {}
 
 
 def parse_query(answer: str) -> Mapping[str, str]:
@@ -93,7 +97,7 @@ class NvidiaCard:
             temperature_c=_float(fields, "temperature.gpu"),
             load=None if load is None else load / 100.0,
             power_mode=_power_mode(fields),
-            throttled=bool(int(fields.get("clocks_throttle_reasons.active", "0"), 0) & HELD_BACK),
+            throttled=bool(int(fields.get("clocks_event_reasons.active", "0"), 0) & HELD_BACK),
         )
         self._seen = self._clock(), state
         return state

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 
 import pytest
 
@@ -60,3 +61,14 @@ def test_nvidia_smi_is_asked_once_a_second_at_most() -> None:
 def test_a_machine_without_nvidia_smi_has_no_state(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")
     assert NvidiaCard("cuda:0").read() == State()
+
+
+@pytest.mark.parametrize("known", ["clocks_event_reasons", "clocks_throttle_reasons"])
+def test_old_and_new_drivers_are_asked_in_their_own_words(
+    known: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = tmp_path / "nvidia-smi"
+    program.write_text(f'#!/bin/sh\ncase "$*" in *{known}.active*) echo "{H100.strip()}";; *) exit 2;; esac\n')
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert NvidiaCard("cuda:0").read().clock_mhz == 1980.0
