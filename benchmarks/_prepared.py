@@ -13,9 +13,7 @@ from torch import nn
 from orchestrator.config.loading import check_config, read_config
 from orchestrator.preparation import Prepared, prepare
 from orchestrator.progress import Silent
-
-# Private, because a run alone chooses; a way chosen here would not be the one that users get.
-from orchestrator.search_run import _choose_way
+from orchestrator.search_run import choose_way
 from orchestrator.searches.contract import Problem
 from orchestrator.shared import share
 from search_spaces.budgets import Budget
@@ -83,4 +81,4 @@ def share_as_a_run(prepared: Prepared) -> Shared:
     shared, references = share(prepared)
     stored = ray.get(references)
     factors = {layer.name: factors_from(one) for layer, one in zip(prepared.found.layers, stored, strict=True)}
-    return replace(shared, way=_choose_way(prepared, factors, Silent()))
+    return replace(shared, way=choose_way(prepared.subject(factors), [prepared.space], Silent()))

@@ -11,10 +11,8 @@ from unittest import mock
 import ray
 
 from orchestrator.evaluation_log import EvaluationLog
+from orchestrator.following import Following
 from orchestrator.pool import Pool
-
-# Private, because nobody else needs a loop without what surrounds it; measuring a copy of it would prove nothing.
-from orchestrator.search_run import _Course
 from orchestrator.searches.contract import Search
 
 __all__ = ["SECTIONS", "WAITING", "Stopwatch", "watched"]
@@ -69,8 +67,8 @@ def watched(watch: Stopwatch, search: Search, log: EvaluationLog, pool: Pool) ->
         "search": [(search, "ask"), (search, "tell")],
         "log": [(log, "record"), (log, "flush")],
         "pool": [(pool, "submit"), (pool, "collect")],
-        "level_end": [(_Course, "_at_level_end")],
-        "loop": [(_Course, "follow")],
+        "level_end": [(Following, "_at_level_ends")],
+        "loop": [(Following, "follow")],
     }
     with ExitStack() as patches:
         for section, owners in methods.items():

@@ -28,15 +28,18 @@ from _stopwatch import SECTIONS, WAITING, Stopwatch, watched
 
 from orchestrator import dispatch
 from orchestrator.config.schema import ClusterSettings
+from orchestrator.course import Course
 from orchestrator.evaluation_log import EvaluationLog
+from orchestrator.following import Following
 from orchestrator.pool import Pool
 from orchestrator.preparation import Prepared
 from orchestrator.progress import Silent
 from orchestrator.ray_cluster import connect
 from orchestrator.run_directory import RunDirectory
-from orchestrator.search_run import _Course
+from orchestrator.score_memory import ScoreMemory
 from orchestrator.searches.contract import Search
 from orchestrator.searches.registry import search_methods
+from orchestrator.shared_time import SharedTime
 from search_spaces.candidates import Candidate, Score
 from search_spaces.rank_space import RankVector
 from workers.evaluator import Evaluator
@@ -225,10 +228,12 @@ def drive(prepared: Prepared, actors: Sequence[Any], calls: str) -> tuple[int, d
         run = RunDirectory.create(folder, prepared)
         log = EvaluationLog(run.storage, prepared.space, next(iter(prepared.config.search.budget)))
         pool = pool_of(actors)
+        shared_time = SharedTime(["alone"])
+        course = Course("alone", prepared, run, log, search, set(), set(), 0.0, shared_time)
         with watched(watch, search, log, pool):
-            course = _Course(prepared, run, log, Silent(), 0.0, 0)
-            course.follow(search, pool)
-    return course.scored, {section: 1e6 * seconds / course.scored for section, seconds in watch.seconds.items()}
+            following = Following([course], pool, ScoreMemory(), shared_time, Silent(), lambda *_: None)
+            following.follow()
+    return following.scored, {section: 1e6 * seconds / following.scored for section, seconds in watch.seconds.items()}
 
 
 @contextmanager

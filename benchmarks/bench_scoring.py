@@ -9,6 +9,8 @@ exact       mBS on ResNet-56, (s, K) = (10, 5), to C_d = 0.56: the whole search,
 floor       the least time that the multiply-accumulates of the same candidates need, and a profile. `rates`,
             `best_rate` (multiply-accumulates per second), `fast_seconds`, `floor`, `profile`.
 evaluators  one and two evaluators on Ray. `per_second`, `two_over_one`, `one_over_in_process`.
+interleaved mBS with two settings under three budgets, one search at a time and all on one pool. `one_by_one`,
+            `interleaved`, `one_by_one_over_interleaved`, `scoring_ratio`, `answers` (whether they are the same).
 growth      seconds per candidate by network, beam size and batch. `layers`, `beam`, `batch`.
 screened    screened and exact searches of ResNet-20 and ResNet-56, three C_d, three seeds. `cells`, `summary`.
 
@@ -31,12 +33,14 @@ import _scoring_evaluators
 import _scoring_exact
 import _scoring_floor
 import _scoring_growth
+import _scoring_interleaved
 import _scoring_screened
 import torch
 from _prepared import has_data
 from _record import RESULTS
 from _scoring_exact import ExactSize
 from _scoring_growth import GrowthSize
+from _scoring_interleaved import InterleavedSize
 from _scoring_results import Results
 from _scoring_screened import ScreenedSize
 
@@ -69,6 +73,7 @@ def parts(given: argparse.Namespace, courses: Path) -> dict[str, Part]:
     """The parts by name, in the order in which they are run; those that need real data only where it is there."""
     exact = _scoring_exact.QUICK if given.quick else ExactSize()
     growth = _scoring_growth.QUICK if given.quick else GrowthSize()
+    interleaved = _scoring_interleaved.QUICK if given.quick else InterleavedSize()
     screened = _screened_size(given)
     origin = {"real_data": has_data()}
     found = {
@@ -82,6 +87,11 @@ def parts(given: argparse.Namespace, courses: Path) -> dict[str, Part]:
             {**asdict(exact), **origin},
             lambda *_: _scoring_evaluators.measure(exact, courses),
             _scoring_evaluators.show_found,
+        ),
+        "interleaved": Part(
+            {**asdict(interleaved), **origin},
+            lambda *_: _scoring_interleaved.measure(interleaved),
+            lambda found: _scoring_interleaved.show_found(found, interleaved),
         ),
         "growth": Part(
             asdict(growth),
@@ -130,7 +140,7 @@ def _screened_size(given: argparse.Namespace) -> ScreenedSize:
 def arguments() -> argparse.Namespace:
     """The command line; as every benchmark's, and what is special here."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    names = ("exact", "floor", "evaluators", "growth", "screened")
+    names = ("exact", "floor", "evaluators", "interleaved", "growth", "screened")
     parser.add_argument("--part", action="append", choices=names, help="this part alone; may be given several times")
     parser.add_argument("--quick", action="store_true", help="a short form, to see that it works")
     parser.add_argument(

@@ -110,7 +110,7 @@ def search(
     prepared = prepare(checked)
     run = RunDirectory.create(location, prepared)
     run_search(prepared, run, observer or Silent())
-    return _finish(run)
+    return load_run(location)
 
 
 def resume(run_dir: Location, observer: Observer | None = None) -> Run:
@@ -120,12 +120,13 @@ def resume(run_dir: Location, observer: Observer | None = None) -> Run:
         ConfigError: it is no run, or its model or data are not what they were.
     """
     run = RunDirectory.open(str(run_dir))
-    if run.result() is not None:
-        return _finish(run)
-    prepared = prepare(run.config())
-    run.check_unchanged(prepared)
-    run_search(prepared, run, observer or Silent())
-    return _finish(run)
+    if run.result() is None:
+        prepared = prepare(run.config())
+        run.check_unchanged(prepared)
+        run_search(prepared, run, observer or Silent())
+    elif not run.storage.exists("report.html"):  # it was stopped between the result and the report
+        run.storage.write("report.html", build_report([run.data()]).encode())
+    return load_run(run.location)
 
 
 def compare(
@@ -134,7 +135,9 @@ def compare(
     overrides: Sequence[str] = (),
     observer: Observer | None = None,
 ) -> Comparison:
-    """Runs all searches of a config's `compare` block under all its budgets, one after another on one cluster.
+    """Runs all searches of a config's `compare` block under all its budgets on one cluster.
+
+    Those that can share their evaluators run interleaved, and none of them has scored what another one has.
 
     A budget that a search cannot meet, and a run that fails, are rows of the table.
 
@@ -277,10 +280,3 @@ def _layer(model: nn.Module, described: Mapping[str, Any]) -> Layer:
     if stage is None:
         raise ConfigError("model.build", f"{described['name']} is a {type(module).__name__} now; the model has changed")
     return Layer(described["name"], stage, module.bias is not None, (), tuple(described["aliases"]))
-
-
-def _finish(run: RunDirectory) -> Run:
-    """Reads a finished run and writes its report."""
-    data = run.data()
-    run.storage.write("report.html", build_report([data]).encode())
-    return Run(run.location, run.config(), data.result, data.space, data.evaluations)

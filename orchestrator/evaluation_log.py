@@ -25,7 +25,7 @@ from search_spaces.candidates import Candidate, Score
 from search_spaces.errors import ConfigError
 from search_spaces.rank_space import RankSpace, rank_vector_from
 
-__all__ = ["SCHEMA", "EvaluationLog", "read_evaluations"]
+__all__ = ["SCHEMA", "EvaluationLog", "read_evaluations", "scores_in"]
 
 _RANKS = pa.list_(pa.int32())
 
@@ -47,11 +47,13 @@ SCHEMA = pa.schema(
         "worker": pa.string(),
         "status": pa.string(),
         "reason": pa.string(),
+        "taken_over": pa.bool_(),
     }
 )
 """Columns of `evaluations/*.parquet`. Rank lists are aligned to the layers of `space.json`, null is dense;
-`compression` is that of the budget's first cost; `changed` is a layer's name. Ranks are numbers, or, where a run has
-ranks of more than one number, lists of them."""
+`compression` is that of the budget's first cost; `changed` is a layer's name; `taken_over` says that another search on
+the same evaluators had the candidate scored. Ranks are numbers, or, where a run has ranks of more than one number,
+lists of them."""
 
 _JOURNAL = "evaluations/journal.jsonl"
 _REMOTE_FLUSH_S = 5.0
@@ -66,6 +68,9 @@ class EvaluationLog:
         storage: the run directory.
         space: for compressions and layer names.
         cost: the budget's first cost.
+
+    Attributes:
+        taken_over: scores in the whole run that other searches had asked for before.
     """
 
     def __init__(self, storage: Storage, space: RankSpace, cost: str) -> None:
@@ -73,6 +78,7 @@ class EvaluationLog:
         self._nested = any(layer.ladder is not None for layer in space.layers)
         self._parts = 1 + max(map(_number, storage.names("evaluations")), default=-1)
         self._rows: list[Row] = []
+        self.taken_over = 0
         self._unchecked: list[str] = []  # Parquet files written since the last flush from outside
         self._last_flush = time.monotonic()
 
@@ -88,16 +94,21 @@ class EvaluationLog:
             # Also without a whole row: what is appended to a torn line is lost with it.
             self._storage.write(_JOURNAL, b"")
         frame = read_evaluations(self._storage)
-        return [_score(row) for row in frame.to_dict("records")]
+        self.taken_over = int((frame["taken_over"] & (frame["status"] != "stopped")).sum())
+        return scores_in(frame)
 
-    def record(self, scored: Sequence[tuple[Candidate, Score]]) -> None:
+    def record(self, scored: Sequence[tuple[Candidate, Score]], *, taken_over: bool = False) -> None:
         """Keeps scores; when it returns they outlive the process (where files can be appended to).
+
+        Args:
+            taken_over: another search had them scored.
 
         Raises:
             RunStoppedError: they cannot be written.
         """
-        rows = [self._row(candidate, score) for candidate, score in scored]
+        rows = [{**self._row(candidate, score), "taken_over": taken_over} for candidate, score in scored]
         self._rows += rows
+        self.taken_over += sum(taken_over and not score.stopped for _, score in scored)
         lines = "".join(json.dumps(row) + "\n" for row in rows)
         appended = not rows or self._storage.append(_JOURNAL, lines.encode())
         if not appended and time.monotonic() - self._last_flush > _REMOTE_FLUSH_S:
@@ -177,14 +188,19 @@ def read_evaluations(storage: Storage) -> pd.DataFrame:
     nested = any(map(_has_lists, journal)) or any(table.schema.field("ranks").type != _RANKS for table in tables)
     if nested:  # files of before, or of others, may still have plain numbers
         tables = [_table(table.to_pylist(), True) for table in tables]
-    if journal or not tables:
-        tables.append(_table(journal, nested))
+    tables.append(_table(journal, nested))  # also without a row: it has every column, files of older runs may not
     frame: pd.DataFrame = pa.concat_tables(tables, promote_options="default").to_pandas()
     # Older pandas turns a list with nulls into floats with NaN: tuples of whole numbers and None serve everybody.
     frame["ranks"] = frame["ranks"].map(rank_vector_from)
     frame["parent"] = frame["parent"].map(lambda value: None if value is None else rank_vector_from(value))
+    frame["taken_over"] = frame["taken_over"].eq(True)  # null in older runs
     scored_first = frame.sort_values("status", key=lambda status: status == "stopped", kind="stable")
     return scored_first.drop_duplicates("ranks").sort_index().reset_index(drop=True)
+
+
+def scores_in(frame: pd.DataFrame) -> list[Score]:
+    """The scores of rows as `read_evaluations` returns them."""
+    return [_score(row) for row in frame.to_dict("records")]
 
 
 def _read_journal(storage: Storage) -> list[Row]:

@@ -20,7 +20,7 @@ from workers.moment_tasks import gather_moments
 from workers.moments import second_moments
 from workers.shared_tensors import pack
 
-__all__ = ["Learned", "factorising", "learn", "learn_here"]
+__all__ = ["Learned", "factorising", "learn", "learn_here", "learn_together"]
 
 _Curves = Sequence[Mapping[str, ErrorCurve]]
 
@@ -44,6 +44,18 @@ def learn(prepared: Prepared, weights: ray.ObjectRef[Any], skeleton: ray.ObjectR
     Raises:
         ConfigError: a layer's weight or what it sees is not finite.
     """
+    return learn_together([prepared], weights, skeleton)[0]
+
+
+def learn_together(
+    group: Sequence[Prepared], weights: ray.ObjectRef[Any], skeleton: ray.ObjectRef[Any]
+) -> list[Learned]:
+    """Takes the local step once for searches that factorise the same layers in the same way.
+
+    Raises:
+        ConfigError: a layer's weight or what it sees is not finite.
+    """
+    prepared = group[0]
     search, layers = prepared.config.search, prepared.found.layers
     moments: Sequence[ray.ObjectRef[Any]] = ()
     if search.needs_moments:
@@ -51,12 +63,18 @@ def learn(prepared: Prepared, weights: ray.ObjectRef[Any], skeleton: ray.ObjectR
         batch = ray.put(pack(batch_to_tensors(prepared.calibration)))
         gathered = gather_moments(layers, skeleton, weights, batch, len(prepared.calibration))
         moments = [ray.put(stored_moment(gathered.pop(layer.name))) for layer in layers]
-    measures = _measures(prepared)
+    wanted = [_measures(one) for one in group]
+    measures = list(dict.fromkeys(measure for own in wanted for measure in own))
     if not measures:
-        return Learned(prepared, moments)
+        return [Learned(one, moments) for one in group]
     seen = moments if search.norm == "activation" else ()
     names = [scheme.name for scheme in prepared.schemes]
-    return Learned(_with_curves(prepared, curves_in_parallel(layers, names, measures, weights, seen)), moments)
+    found = curves_in_parallel(layers, names, measures, weights, seen)
+    learned = []
+    for one, own in zip(group, wanted, strict=True):
+        curves = [{measure: layer[measure] for measure in own} for layer in found]
+        learned.append(Learned(_with_curves(one, curves) if own else one, moments))
+    return learned
 
 
 def learn_here(prepared: Prepared) -> Prepared:

@@ -10,37 +10,53 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-__all__ = ["Observer", "Silent", "Snapshot", "show_progress"]
+__all__ = ["Observer", "Silent", "Snapshot", "Standing", "duration", "show_progress"]
 
 _PLAIN_EVERY_S = 10.0
 
 
 @dataclass(frozen=True)
-class Snapshot:
+class Standing:
     """Where a search stands.
 
     Attributes:
+        name: of its run, where there are several.
         level: levels finished.
-        scored: candidates scored in this process, and before in the same run.
-        stopped: candidates whose scoring was stopped early in this process; not in `scored`.
-        per_second: candidates per second in this process, stopped ones included.
-        best: name and value of the objective's best, or None before the first score.
+        best: the objective's best value, or None before the first score.
         compression: C(r) of the best under the budget's first cost; `target` is C_d.
-        alive: evaluators that are ready.
         left_s: rough estimate of the seconds left; None while there is no ground for one.
+        done: whether it is followed no more.
     """
 
+    name: str
     level: int
-    scored: int
-    stopped: int
-    recorded: int
-    per_second: float
     best: float | None
     objective: str
     compression: float
     target: float
-    alive: int
     left_s: float | None
+    done: bool = False
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """Where the searches on a pool stand; mostly it is one.
+
+    Attributes:
+        scored: candidates scored in this process.
+        stopped: candidates whose scoring was stopped early in this process; not in `scored`.
+        recorded: candidates scored before in the same runs.
+        per_second: candidates per second in this process, stopped ones included.
+        alive: evaluators that are ready.
+        searches: one or more.
+    """
+
+    scored: int
+    stopped: int
+    recorded: int
+    per_second: float
+    alive: int
+    searches: tuple[Standing, ...]
 
 
 class Observer(Protocol):
@@ -104,26 +120,54 @@ def _table(snapshot: Snapshot) -> Table:
     table.add_column()
     for name, value in _facts(snapshot).items():
         table.add_row(name, value)
+    if len(snapshot.searches) > 1:
+        for one in snapshot.searches:
+            table.add_row(one.name, "done" if one.done else _stands(one))
     return table
 
 
 def _line(snapshot: Snapshot) -> str:
-    return ", ".join(f"{name} {value}" for name, value in _facts(snapshot).items())
+    facts = ", ".join(f"{name} {value}" for name, value in _facts(snapshot).items())
+    if len(snapshot.searches) == 1:
+        return facts
+    last = min((one for one in snapshot.searches if not one.done), key=_progress, default=None)
+    return facts if last is None else f"{facts}; furthest behind: {last.name}, {_stands(last)}"
 
 
 def _facts(snapshot: Snapshot) -> dict[str, str]:
+    one, *others = snapshot.searches
     recorded = f" (+ {snapshot.recorded:,} recorded before)" if snapshot.recorded else ""
-    stopped = {"stopped early": f"{snapshot.stopped:,}"} if snapshot.stopped else {}
-    return {
-        "level": f"{snapshot.level}",
-        "scored": f"{snapshot.scored:,}{recorded}",
-        **stopped,
-        "per second": f"{snapshot.per_second:.1f}",
-        f"best {snapshot.objective}": "-" if snapshot.best is None else f"{snapshot.best:.4f}",
-        "compression": f"{snapshot.compression:.4f} of {snapshot.target:.4f}",
-        "evaluators": f"{snapshot.alive}",
-        "time left": "-" if snapshot.left_s is None else f"about {duration(snapshot.left_s)}",
-    }
+    facts = {"scored": f"{snapshot.scored:,}{recorded}"}
+    if snapshot.stopped:
+        facts["stopped early"] = f"{snapshot.stopped:,}"
+    facts["per second"] = f"{snapshot.per_second:.1f}"
+    if others:
+        done = sum(search.done for search in snapshot.searches)
+        facts = {"searches done": f"{done} of {len(snapshot.searches)}", **facts}
+    else:
+        facts = {"level": f"{one.level}", **facts, **_best(one), "compression": _compression(one)}
+    facts["evaluators"] = f"{snapshot.alive}"
+    waited_for = [search.left_s for search in snapshot.searches if not search.done]
+    known = [left for left in waited_for if left is not None]
+    facts["time left"] = f"about {duration(max(known))}" if known and len(known) == len(waited_for) else "-"
+    return facts
+
+
+def _best(search: Standing) -> dict[str, str]:
+    return {f"best {search.objective}": "-" if search.best is None else f"{search.best:.4f}"}
+
+
+def _compression(search: Standing) -> str:
+    return f"{search.compression:.4f} of {search.target:.4f}"
+
+
+def _stands(search: Standing) -> str:
+    best = ", ".join(f"{name} {value}" for name, value in _best(search).items())
+    return f"level {search.level}, {best}, compression {_compression(search)}"
+
+
+def _progress(search: Standing) -> float:
+    return search.compression / search.target
 
 
 def duration(seconds: float) -> str:

@@ -32,14 +32,17 @@ class Effort:
     """What a search took.
 
     Attributes:
-        evaluations: candidates that were scored.
+        evaluations: candidates whose scores it used.
+        taken_over: those of them that another search on the same evaluators had scored.
         stopped: candidates whose scoring was stopped, as they could not be among the best any more; not in
             `evaluations`.
         skipped: candidates that screening left unscored.
-        seconds: over all its processes.
+        seconds: wall time over all its processes. Searches on the same evaluators divide it: their parts add up to
+            what passed, each in proportion to what its candidates took (see `orchestrator/shared_time.py`).
     """
 
     evaluations: int
+    taken_over: int
     stopped: int
     skipped: int
     seconds: float

@@ -1,42 +1,47 @@
-"""One search from start or resumption to its result: the loop between a search, the pool and the run directory."""
+"""Searches from start or resumption to their results: one, or several that share their evaluators."""
 
 from __future__ import annotations
 
-import signal
-import threading
-import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import ray
-from torch import nn
 
+from orchestrator.course import Course
 from orchestrator.evaluation_log import EvaluationLog
+from orchestrator.finishing import Finishing
+from orchestrator.following import Following
 from orchestrator.pool import Pool, PoolEvents
 from orchestrator.preparation import Prepared, slower_way
-from orchestrator.progress import Observer, Snapshot
-from orchestrator.provenance import provenance
+from orchestrator.progress import Observer
 from orchestrator.ray_cluster import Cluster, connect
-from orchestrator.result import Effort, build_result, compressed_network, safetensors_bytes
 from orchestrator.run_directory import RunDirectory
-from orchestrator.searches.contract import Answer, Search
-from orchestrator.searches.objective import OBJECTIVES
+from orchestrator.score_memory import ScoreMemory
 from orchestrator.searches.registry import search_methods
 from orchestrator.shared import share, store_model
-from search_spaces.candidates import Candidate, Score
-from search_spaces.errors import ConfigError, CorruptedWeightsError, RunInterruptedError
-from search_spaces.rank_space import RankVector
+from orchestrator.shared_time import SharedTime
+from search_spaces.candidates import Score
+from search_spaces.errors import RankRayError, RunInterruptedError
+from search_spaces.rank_space import RankSpace
 from search_spaces.schemes.contract import Factors
 from workers.evaluator import Evaluator, Shared
 from workers.factoriser import factors_from
-from workers.scoring import Way, choose_scoring, reason_against_stopping
+from workers.scoring import Subject, Way, choose_scoring, reason_against_stopping
 
-__all__ = ["run_search"]
+__all__ = ["SearchToRun", "run_search", "run_searches"]
 
-FLUSH_S = 5.0
-"""Seconds between Parquet files at first; they grow with the run, so that a week leaves hundreds of files."""
+Ended = Callable[[str, dict[str, Any] | RankRayError], None]
+
+
+@dataclass(frozen=True)
+class SearchToRun:
+    """A search with its run directory, new or resumed, and a name that tells it from others."""
+
+    name: str
+    prepared: Prepared
+    run: RunDirectory
 
 
 def run_search(prepared: Prepared, run: RunDirectory, observer: Observer) -> dict[str, Any]:
@@ -49,57 +54,148 @@ def run_search(prepared: Prepared, run: RunDirectory, observer: Observer) -> dic
         RunStoppedError: it ended early and can be resumed.
         ConfigError: the start-up check failed, or no candidate could be scored.
     """
-    origin = provenance(prepared.fingerprints)
-    settings = prepared.config.search
-    with run.locked():
-        log = EvaluationLog(run.storage, prepared.space, next(iter(settings.budget)))
-        former = run.state() or {"search": None, "seconds": 0.0}
-        recorded = log.recover()
-        scored = [score for score in recorded if not score.stopped]
-        course = _Course(prepared, run, log, observer, former["seconds"], len(scored), len(recorded) - len(scored))
-        with connect(prepared.config.cluster) as cluster:
-            search, answer, network = _find(course, cluster, former["search"], scored)
-        effort = Effort(course.scored_in_all, course.stopped_in_all, search.skipped, course.seconds)
-        result = build_result(prepared, answer, network, effort, origin)
-        run.storage.write("model.safetensors", safetensors_bytes(prepared, answer, network))
-        run.write_result(result)
-    return result
+    ends: list[dict[str, Any] | RankRayError] = []
+    run_searches([SearchToRun("", prepared, run)], observer, lambda _name, end: ends.append(end))
+    (end,) = ends
+    if isinstance(end, RankRayError):
+        raise end
+    return end
 
 
-def _find(
-    course: _Course, cluster: Cluster, state: Mapping[str, Any] | None, recorded: Sequence[Score]
-) -> tuple[Search, Answer, nn.Module]:
-    """Follows the search on a pool of evaluators; returns it, its answer, and that as a network without the cluster.
+def run_searches(
+    searches: Sequence[SearchToRun], observer: Observer, ended: Ended, known: Iterable[Score] = ()
+) -> None:
+    """Runs searches interleaved on one pool; what one of them meets ends no other.
 
     Args:
-        state: of the search in a former process.
-        recorded: scores of former processes.
+        searches: of the same network, layers, scheme and validation batch, whose layers are factorised and whose
+            candidates are normalised and stopped early in the same way, with the same `cluster`.
+        observer: who watches.
+        ended: called once for every search, with its name and its result or the error that ended it, in this thread.
+        known: scores that hold for these searches too; none of them is scored again.
 
     Raises:
-        ConfigError: nothing that could be the answer could be scored.
+        RunInterruptedError: Ctrl-C, or SIGTERM; whatever has not ended can be resumed.
     """
-    size = _evaluators(course.prepared, cluster)  # before factorising takes CPUs for a moment
-    model = store_model(course.prepared)
-    learned = model.learn(course.prepared)
-    prepared = course.prepared = learned.prepared
-    course.run.write_space(prepared)
-    method = search_methods().get(prepared.config.search.method, "search.method")
-    search = method.start(prepared.config.search, prepared.problem, state)
-    search.tell(recorded)
-    shared, references = share(prepared, model, learned)
-    stored = ray.get(references)
-    factors = {layer.name: factors_from(one) for layer, one in zip(prepared.found.layers, stored, strict=True)}
-    way = _choose_way(prepared, factors, course.observer)
-    shared = replace(shared, way=way, stop_by=_stop_by(prepared, factors, way, course.observer))
-    pool = _start_pool(prepared, shared, size, course.observer)
+    waiting = dict.fromkeys(search.name for search in searches)
+
+    def tell(name: str, end: dict[str, Any] | RankRayError) -> None:
+        del waiting[name]
+        ended(name, end)
+
+    group = _Group(observer, tell, SharedTime(waiting))
+    group.memory.remember(known)
     try:
-        course.follow(search, pool)
-    finally:
-        pool.close()
-    answer = search.best
-    if answer is None:
-        raise ConfigError("model", "nothing that could be the answer could be scored; see `reason` in evaluations/")
-    return search, answer, compressed_network(prepared, answer, factors)
+        with ExitStack() as locks:
+            opened = [one for search in searches if (one := group.open(search, locks)) is not None]
+            if opened:
+                with connect(opened[0].prepared.config.cluster) as cluster:
+                    group.run(opened, cluster)
+    except RunInterruptedError:
+        raise
+    except RankRayError as error:  # of what they share
+        for name in list(waiting):
+            tell(name, error)
+
+
+@dataclass(frozen=True)
+class _Opened:
+    """A search whose run directory is locked and read."""
+
+    name: str
+    prepared: Prepared
+    run: RunDirectory
+    log: EvaluationLog
+    former: Mapping[str, Any]
+    recorded: Sequence[Score]
+
+    @property
+    def scores(self) -> list[Score]:
+        """Those recorded that are no stopped ones."""
+        return [score for score in self.recorded if not score.stopped]
+
+
+@dataclass
+class _Group:
+    """Searches that share their evaluators."""
+
+    observer: Observer
+    ended: Ended
+    shared_time: SharedTime
+    memory: ScoreMemory = field(default_factory=ScoreMemory)
+
+    def open(self, search: SearchToRun, locks: ExitStack) -> _Opened | None:
+        """Locks and reads a run directory; None, and the search has ended, where that cannot be done."""
+        run, prepared = search.run, search.prepared
+        try:
+            locks.enter_context(run.locked())
+            log = EvaluationLog(run.storage, prepared.space, next(iter(prepared.config.search.budget)))
+            former = run.state() or {"search": None, "seconds": 0.0}
+            recorded = log.recover()
+        except RankRayError as error:
+            self.ended(search.name, error)
+            return None
+        opened = _Opened(search.name, prepared, run, log, former, recorded)
+        self.memory.remember(opened.scores)
+        return opened
+
+    def run(self, opened: Sequence[_Opened], cluster: Cluster) -> None:
+        """Factorises once, follows all searches, and has their results made."""
+        first = opened[0].prepared
+        size = _evaluators(first, cluster)  # before factorising takes CPUs for a moment
+        model = store_model(first)
+        learned = model.learn_together([one.prepared for one in opened])
+        courses = [
+            course
+            for one, its in zip(opened, learned, strict=True)
+            if (course := self._start(one, its.prepared)) is not None
+        ]
+        if not courses:
+            return
+        spaces = [course.prepared.space for course in courses]
+        shared, references = share(courses[0].prepared, model, learned[0], spaces)
+        stored = ray.get(references)
+        factors = {layer.name: factors_from(one) for layer, one in zip(first.found.layers, stored, strict=True)}
+        way = choose_way(first.subject(factors), spaces, self.observer)
+        shared = replace(shared, way=way, stop_by=_stop_by(first, factors, way, self.observer))
+        with Finishing(factors, self.ended) as finishing:
+            pool = _start_pool(first, shared, size, self.observer)
+            self.shared_time.charge(dict.fromkeys((course.name for course in courses), 1.0))
+            following = Following(
+                courses,
+                pool,
+                self.memory,
+                self.shared_time,
+                self.observer,
+                finishing.take,
+                stops_early=bool(shared.stop_by),
+            )
+            try:
+                following.follow()
+            finally:
+                pool.close()
+
+    def _start(self, opened: _Opened, prepared: Prepared) -> Course | None:
+        """The search, from its beginning or as a former process left it; None, and it has ended, where it cannot."""
+        try:
+            opened.run.write_space(prepared)
+            method = search_methods().get(prepared.config.search.method, "search.method")
+            search = method.start(prepared.config.search, prepared.problem, opened.former["search"])
+            search.tell(opened.scores)
+        except RankRayError as error:
+            self.ended(opened.name, error)
+            return None
+        return Course(
+            opened.name,
+            prepared,
+            opened.run,
+            opened.log,
+            search,
+            held={score.ranks for score in opened.scores},
+            stopped={score.ranks for score in opened.recorded if score.stopped},
+            seconds_before=opened.former["seconds"],
+            shared_time=self.shared_time,
+        )
 
 
 def _evaluators(prepared: Prepared, cluster: Cluster) -> int:
@@ -121,15 +217,14 @@ def _start_pool(prepared: Prepared, shared: Shared, size: int, observer: Observe
     return Pool(make, size, timeout_s=prepared.config.cluster.timeout_s, events=events)
 
 
-def _choose_way(prepared: Prepared, factors: Mapping[str, Factors], observer: Observer) -> Way:
+def choose_way(subject: Subject, spaces: Sequence[RankSpace], observer: Observer) -> Way:
     """How candidates are scored, checked against assembled networks before anything is scored.
 
     Raises:
         ConfigError: no way gives what the assembled network gives.
     """
-    space = prepared.space
-    halves = space.at([max(1, layer.useful // 2) for layer in space.layers])
-    way, reason = choose_scoring(prepared.subject(factors), [space.dense, halves])
+    halves = [space.at([max(1, layer.useful // 2) for layer in space.layers]) for space in spaces]
+    way, reason = choose_scoring(subject, list(dict.fromkeys([spaces[0].dense, *halves])))
     if reason:
         observer.say(f"{slower_way(way)}, because {reason}; the answer is the same, later")
     return way
@@ -145,139 +240,3 @@ def _stop_by(prepared: Prepared, factors: Mapping[str, Factors], way: Way, obser
     if reason:
         observer.say(f"every candidate is scored to the end, because {reason}; the answer is the same, later")
     return "" if reason else settings.objective
-
-
-@dataclass
-class _Course:
-    """Follows one search: passes candidates and scores on, and keeps the run directory up to date.
-
-    Attributes:
-        seconds_before: of former processes of the same run.
-        recorded: scores of former processes.
-        stopped_before: candidates that were stopped early in former processes.
-    """
-
-    prepared: Prepared
-    run: RunDirectory
-    log: EvaluationLog
-    observer: Observer
-    seconds_before: float
-    recorded: int
-    stopped_before: int
-    scored: int = 0
-    stopped: int = 0
-    _started: float = field(default_factory=time.monotonic)
-    _last_save: float = field(default_factory=time.monotonic)
-    _asked: dict[RankVector, Candidate] = field(default_factory=dict)
-    _first_compression: float | None = None
-
-    @property
-    def seconds(self) -> float:
-        """Seconds of the whole run until now."""
-        return self.seconds_before + time.monotonic() - self._started
-
-    @property
-    def scored_in_all(self) -> int:
-        """Candidates scored in the whole run."""
-        return self.recorded + self.scored
-
-    @property
-    def stopped_in_all(self) -> int:
-        """Candidates stopped early in the whole run."""
-        return self.stopped_before + self.stopped
-
-    def follow(self, search: Search, pool: Pool) -> None:
-        """Goes on until the search is done.
-
-        Raises:
-            RunInterruptedError: Ctrl-C, or SIGTERM.
-            RunStoppedError: out of space, out of evaluators, or the weights were written to.
-        """
-        try:
-            with _termination_interrupts():
-                self._loop(search, pool)
-                pool.check_weights()
-        except CorruptedWeightsError:
-            self.log.set_aside()
-            raise
-        except KeyboardInterrupt:
-            self._save(search)
-            raise RunInterruptedError(
-                f"interrupted after {self.scored_in_all:,} candidates; go on with `rankray resume {self.run.location}`"
-            ) from None
-        self._save(search)
-
-    def _loop(self, search: Search, pool: Pool) -> None:
-        bound = search.bound if self.prepared.config.search.stops_early else None
-        while True:
-            level = search.level
-            fresh = search.ask()
-            self._asked.update({candidate.ranks: candidate for candidate in fresh})
-            pool.submit(fresh, bound=bound)
-            if search.done:
-                return
-            scores = pool.collect()
-            self.log.record([(self._asked.pop(score.ranks), score) for score in scores])
-            stopped = sum(score.stopped for score in scores)
-            self.stopped += stopped
-            self.scored += len(scores) - stopped
-            search.tell(scores)
-            if scores:
-                self.observer.update(self._snapshot(search, pool))
-            if search.level > level:
-                self._at_level_end(search, pool)
-
-    def _at_level_end(self, search: Search, pool: Pool) -> None:
-        pool.check_weights()
-        if time.monotonic() - self._last_save > max(FLUSH_S, self.seconds / 100):
-            self._save(search)
-
-    def _save(self, search: Search) -> None:
-        self.log.flush()
-        self.run.write_state({"search": search.state(), "seconds": self.seconds})
-        self._last_save = time.monotonic()
-
-    def _snapshot(self, search: Search, pool: Pool) -> Snapshot:
-        best, problem = search.best, self.prepared.problem
-        cost, target = problem.budget.targets[0]
-        elapsed = time.monotonic() - self._started
-        compression = 0.0 if best is None else problem.space.compression(cost, best.ranks)
-        if self._first_compression is None:
-            self._first_compression = compression
-        done = compression - self._first_compression
-        left = elapsed * (target - compression) / done if done > 0.02 * target else None
-        return Snapshot(
-            level=search.level,
-            scored=self.scored,
-            stopped=self.stopped,
-            recorded=self.recorded,
-            per_second=(self.scored + self.stopped) / elapsed if elapsed > 0 else 0.0,
-            best=_shown_value(best, problem.objective),
-            objective=problem.objective,
-            compression=compression,
-            target=target,
-            alive=len(pool.alive),
-            left_s=None if left is None else max(0.0, left),
-        )
-
-
-@contextmanager
-def _termination_interrupts() -> Iterator[None]:
-    """Makes SIGTERM, by which batch systems announce the end, do what Ctrl-C does: save and stop."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def interrupt(_number: int, _frame: object) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-def _shown_value(best: Answer | None, objective: str) -> float | None:
-    """The objective's value as people know it: losses and divergences positive."""
-    return abs(OBJECTIVES[objective](best.score.values)) if best is not None and best.score.ok else None

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import ray
 
-from orchestrator.local_step import Learned, factorising, learn
+from orchestrator.local_step import Learned, factorising, learn, learn_together
 from orchestrator.preparation import Prepared
+from search_spaces.rank_space import LayerRanks, Rank, RankSpace
 from workers.evaluator import Shared, batch_to_tensors, shared_checksums
 from workers.factoriser import factorise_in_parallel
 from workers.shared_tensors import pack, skeleton, weights_of
@@ -28,6 +30,10 @@ class StoredModel:
         """Takes the local step on it."""
         return learn(prepared, self.weights, self.skeleton)
 
+    def learn_together(self, group: Sequence[Prepared]) -> list[Learned]:
+        """Takes the local step on it once for several searches."""
+        return learn_together(group, self.weights, self.skeleton)
+
 
 def store_model(prepared: Prepared) -> StoredModel:
     """Stores the dense network once."""
@@ -35,12 +41,16 @@ def store_model(prepared: Prepared) -> StoredModel:
 
 
 def share(
-    prepared: Prepared, model: StoredModel | None = None, learned: Learned | None = None
+    prepared: Prepared,
+    model: StoredModel | None = None,
+    learned: Learned | None = None,
+    others: Sequence[RankSpace] = (),
 ) -> tuple[Shared, list[ray.ObjectRef[Any]]]:
     """Factorises every layer in parallel and stores everything once.
 
     Args:
         model, learned: where they are there already.
+        others: spaces of other searches on the same evaluators: their ranks are offered too.
 
     Returns:
         What an evaluator is made from, and the references to the factors, in the layers' order.
@@ -53,7 +63,7 @@ def share(
     prepared = learned.prepared
     config, layers = prepared.config, prepared.found.layers
     names = tuple(scheme.name for scheme in prepared.schemes)
-    offered = [layer.offered for layer in prepared.space.layers]
+    offered = [_union(layers) for layers in zip(*(space.layers for space in (prepared.space, *others)), strict=True)]
     factors = factorise_in_parallel(layers, names, model.weights, offered, factorising(prepared), learned.moments)
     batch = ray.put(pack(batch_to_tensors(prepared.validation)))
     shared = Shared(
@@ -70,3 +80,8 @@ def share(
         batch_statistics=prepared.batch_statistics,
     )
     return shared, factors
+
+
+def _union(layers: Sequence[LayerRanks]) -> Sequence[Rank]:
+    """Every rank that one of several spaces offers for a layer."""
+    return list(dict.fromkeys(rank for layer in layers for rank in layer.offered))

@@ -84,6 +84,8 @@ def _plain(titles: Sequence[str], cells: Sequence[Sequence[tuple[str, ...]]], co
 def _notes(table: pd.DataFrame) -> list[str]:
     """What the table's signs mean, and why runs did not finish."""
     notes = ["parameters, macs, volume: compression C(r); accuracy, loss: on the validation data"]
+    if table["taken_over"].gt(0).any():
+        notes.append("searches on the same evaluators share scores: each is shown its part of the seconds that passed")
     if table["best"].any():
         by = judged_by(table.attrs["objective"]).replace("_", " ")
         notes.append(f"*: the best within the budget by {by}; test data choose nothing")

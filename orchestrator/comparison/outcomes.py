@@ -44,6 +44,7 @@ SCHEMA = pa.schema(
             for metric in _METRICS
         },
         "evaluations": pa.int64(),
+        "taken_over": pa.int64(),
         "seconds": pa.float64(),
         "status": pa.string(),
         "reason": pa.string(),
@@ -52,8 +53,10 @@ SCHEMA = pa.schema(
 )
 """Columns of `comparison.parquet`, a row per run. `budget_cost` and `budget_value` are the budget's first limit,
 `budget` is all of it; `compression_*` is C(r) over the layers searched, `parameters`, `macs` and `volume` are the whole
-compressed network's; `dense_*` scores are the network's as it came; null is what a run without a result does not know.
-`best` is told by validation data alone, see `judged_by`."""
+compressed network's; `dense_*` scores are the network's as it came. `taken_over` of the `evaluations` were scored for
+another run, and the `seconds` of runs on the same evaluators add up to those that passed (see
+`orchestrator/shared_time.py`). Null is what a run without a result does not know. `best` is told by validation data
+alone, see `judged_by`."""
 
 Status = Literal["finished", "infeasible", "failed", "unfinished"]
 
@@ -129,6 +132,7 @@ def _row(run: PlannedRun, outcome: Outcome) -> dict[str, Any]:
         "in_window": result.get("in_window"),
         **_reached(result),
         "evaluations": result.get("evaluations"),
+        "taken_over": result.get("taken_over"),
         "seconds": result.get("seconds"),
         "status": outcome.status,
         "reason": outcome.reason,

@@ -47,6 +47,7 @@ def test_every_part_but_screened_runs_without_data_and_records_what_it_documents
         "exact": {"search", "levels", "whole_search", "largest_difference"},
         "floor": {"rates", "best_rate", "fast_seconds", "floor", "profile"},
         "evaluators": {"per_second", "two_over_one", "one_over_in_process"},
+        "interleaved": {"one_by_one", "interleaved", "one_by_one_over_interleaved", "scoring_ratio", "answers"},
         "growth": {"layers", "beam", "batch"},
     }
     assert set(found) == set(documented)
@@ -54,6 +55,8 @@ def test_every_part_but_screened_runs_without_data_and_records_what_it_documents
         assert keys | {"finished", "machine", "git_commit", "seconds"} <= set(found[part])
         assert found[part]["finished"] is True
     assert found["exact"]["largest_difference"] < 1e-4
+    assert found["interleaved"]["answers"] is True
+    assert found["interleaved"]["interleaved"]["scored"] < found["interleaved"]["one_by_one"]["scored"]
     assert found["exact"]["whole_search"]["candidates"] == found["exact"]["search"]["candidates"]
     assert sum(found["floor"]["profile"]["shares"].values()) == pytest.approx(1.0, abs=0.02)
     assert all(floor["seconds"] > 0 for name, floor in found["floor"]["floor"].items() if not name.endswith("_macs"))

@@ -69,7 +69,9 @@ def _sentence(run: RunData, rows: pd.DataFrame, workers: pd.DataFrame) -> str:
     )
     seconds = number((run.result or {}).get("seconds"))
     if seconds:
-        text += f" Over the whole search that is {decimal(len(rows) / seconds, 1)} candidates a second."
+        own = int((~rows["taken_over"]).sum())
+        text += f" Over the whole search that is {decimal(own / seconds, 1)} candidates a second"
+        text += "." if own == len(rows) else f", without the {count(len(rows) - own)} that other searches had scored."
     return text
 
 

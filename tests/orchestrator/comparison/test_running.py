@@ -119,7 +119,11 @@ class TestResuming:
         untouched = (copied / NAMES[2] / "result.json").stat().st_mtime_ns
         said = Said()
         resumed = api.resume_comparison(copied, said)
-        assert [line.partition(":")[0] for line in said.lines] == ["run 1 of 3", "run 2 of 3", "run 3 of 3"]
+        groups = [line for line in said.lines if line.startswith("group")]
+        assert groups == [
+            f"group 1 of 2: {NAMES[0]}",
+            f"group 2 of 2: 2 searches interleaved on the same evaluators: {NAMES[1]}, {NAMES[3]}",
+        ]
         pd.testing.assert_frame_equal(resumed.table[ALIKE], finished.table[ALIKE])
         assert (copied / NAMES[2] / "result.json").stat().st_mtime_ns == untouched
 
@@ -128,7 +132,7 @@ class TestResuming:
     ) -> None:
         raw, place = config(digits_checkpoint, budgets=[0.5]), tmp_path / "interrupted"
         with pytest.raises(RunInterruptedError, match=f"go on with `rankray resume {place}`"):
-            api.compare(raw, place, observer=Said(interrupt_at="run 2"))
+            api.compare(raw, place, observer=Said(interrupt_at="group 2"))
         half = pd.read_parquet(place / "comparison.parquet")
         assert half["status"].tolist() == ["finished", "unfinished"]
         whole = api.resume_comparison(place).table
