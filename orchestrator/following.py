@@ -151,6 +151,8 @@ class Following:
         """Has what one search, or its run directory, meets end that search alone."""
         try:
             yield
+        except RunInterruptedError:
+            raise
         except RankRayError as error:
             self._take_leave(course, error)
 

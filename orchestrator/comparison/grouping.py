@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Sequence
 
 from orchestrator.comparison.settings import PlannedRun
+from search_spaces.latency import limited_device
 
 __all__ = ["evaluators_key", "grouped"]
 
@@ -22,10 +23,11 @@ def evaluators_key(run: PlannedRun) -> Hashable:
 
     The seed draws the validation batch, and candidates are stopped early by one objective. Fitted last stages are the
     same to the last digit only where the same ranks are offered: under the same limited costs to a search with the same
-    settings.
+    settings. A device is leased to one run.
     """
     search = run.config.search
     fitted = search.last_stage == "fitted"
+    timed = any(limited_device(limit.cost) is not None for limit in run.config.limits)
     return (
         search.seed,
         search.scheme,
@@ -36,4 +38,5 @@ def evaluators_key(run: PlannedRun) -> Hashable:
         search.exclude,
         search.objective if search.stops_early else None,
         (run.search, tuple(search.budget)) if fitted else None,
+        run.name if timed else None,
     )
