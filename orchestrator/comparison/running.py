@@ -116,10 +116,14 @@ class _Comparison:
     def _scored_by_finished(self, like: PlannedRun) -> Iterator[Score]:
         """Scores of finished runs that hold for a run too."""
         for run in self.planned:
-            if self.outcomes[run.name].status == "finished" and evaluators_key(run) == evaluators_key(like):
-                former = self.directory.run(run.name)
-                if former is not None:
-                    yield from (one for one in scores_in(read_evaluations(former.storage)) if not one.stopped)
+            finished = self.outcomes[run.name].status == "finished" and evaluators_key(run) == evaluators_key(like)
+            former = self.directory.run(run.name) if finished else None
+            if former is None:
+                continue
+            try:
+                yield from (one for one in scores_in(read_evaluations(former.storage)) if not one.stopped)
+            except RankRayError as error:
+                self.observer.say(f"{error}; what {run.name} scored may be scored again")
 
     def _ended(self, name: str, end: dict[str, Any] | RankRayError) -> None:
         """Notes what became of a run."""

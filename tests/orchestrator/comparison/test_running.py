@@ -27,9 +27,12 @@ ALIKE = ["search", "budget", "best", "compression_parameters", "validation_loss"
 
 
 def config(checkpoint: Path, **compare: Any) -> dict[str, Any]:
-    """Two searches of a few candidates, two budgets that they meet, and one that nobody meets."""
+    """Two searches of a few candidates, two budgets that they meet, and one that nobody meets.
+
+    Without early stops: how many candidates are stopped depends on who is scored first.
+    """
     raw = digits_config(checkpoint)
-    raw["search"] = {"method": "alds", "budget": {"parameters": 0.5}, "objective": "cross_entropy"}
+    raw["search"] = {"method": "alds", "budget": {"parameters": 0.5}, "objective": "cross_entropy", "early_stop": False}
     searches = {"alds": {"scheme": "sliced_svd"}, "uniform": {}}
     return {**raw, "compare": {"budgets": [0.5, 0.6, {"volume": 0.9}], "searches": searches, **compare}}
 
