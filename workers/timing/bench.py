@@ -26,8 +26,8 @@ FRESH_SLICE_S = 0.001
 """Slept before a block after one that was interrupted. Who sleeps is owed time: Linux then lets it run for a slice
 (some 3 ms) undisturbed, which makes blocks that count many times as frequent on a busy processor. Never on an idle one,
 where sleeping lowers the clock."""
-INTERRUPTED = 0.97
-"""Share of a block's wall time below which the process' CPU time means that others ran in between."""
+UNDISTURBED = 0.97
+"""Share of a block's wall time that the process had its processor, where nobody else ran in between."""
 
 
 class Bench(Protocol):
@@ -75,19 +75,20 @@ class Here:
         """Builds with the backend; blocks of the program's calls are observed as its device is glanced at."""
         run, outputs = self._backend.build(program, self._device)
         timer, on_cpu = self._backend.timer(self._device), self._device.accelerator == "cpu"
+        several = on_cpu and self._device.threads > 1
         interrupted = False
 
         def observe(calls: int) -> Block:
             nonlocal interrupted
             if interrupted:
                 time.sleep(FRESH_SLICE_S)
-            timer(run, 1)  # whoever was timed before has left its own data in the caches
             before = self._sensors.glance()
-            waited, worked = _waited_s() if on_cpu else None, time.process_time()
+            timer(run, 1)  # whoever was timed before has left its own data in the caches
+            waited, worked = _waited_s() if several else None, time.process_time()
             wall = timer(run, calls)
             cpu = time.process_time() - worked
             waited = None if waited is None else (_waited_s() or waited) - waited
-            interrupted = on_cpu and cpu < INTERRUPTED * wall
+            interrupted = on_cpu and (cpu < UNDISTURBED * wall or (waited or 0.0) > (1.0 - UNDISTURBED) * wall)
             return Block(calls, wall, cpu if on_cpu else None, waited, before, self._sensors.glance())
 
         return observe, outputs

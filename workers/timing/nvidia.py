@@ -28,8 +28,9 @@ HELD_BACK = 0x08 | 0x20 | 0x40 | 0x80
 """Hardware slowdown, thermal slowdown by software and hardware, power brake. The power cap (0x04) is not among them: it
 shows as a clock that moves, or as one that does not."""
 
-AGE_S = 1.0
-"""For which a glance may repeat what was read: nvidia-smi takes tens of milliseconds."""
+AGE_S = 0.2
+"""For which a glance may repeat what was read: nvidia-smi takes tens of milliseconds. No longer than a warm-up, at whose
+end an idle clock must not be what was seen last."""
 
 
 def query(card: str) -> Mapping[str, str]:
@@ -103,7 +104,7 @@ class NvidiaCard:
         return state
 
     def glance(self) -> State:
-        """What was read within the last second."""
+        """What was read within the last `AGE_S`."""
         if self._seen is not None and self._clock() - self._seen[0] < AGE_S:
             return self._seen[1]
         return self.read()

@@ -37,7 +37,7 @@ class Sensors(Protocol):
         """Everything; may take a fraction of a second, in which this process should not use the device."""
 
     def glance(self) -> State:
-        """What is read at once, or was read within the last second: asked for around every block."""
+        """What is read at once, or was read a moment ago: asked for around every block."""
 
 
 def sensors_of(device: Device, root: Path = Path("/")) -> Sensors:
