@@ -1,4 +1,4 @@
-"""Fitting a rank vector to a budget: lowered until it is within, then what is left over is spent. No training here."""
+"""Fitting a rank vector to a budget: of those that use it up, the one that loses least. No training here."""
 
 from __future__ import annotations
 
@@ -14,45 +14,46 @@ from search_spaces.rank_space import RankSpace, RankVector
 __all__ = ["WINDOW", "fit_to_budget", "used_share"]
 
 FloatArray = NDArray[np.float64]
+Losses = Sequence[Sequence[float]]
 
 WINDOW = 0.01
 """How far below its budget a result may be, as a share of the budget."""
 
-_NEIGHBOURS = 24
-"""Rungs on either side of a layer's that an exchange looks at."""
+_BINS = 4000
+"""Partial rank vectors that cost the same to 1/4000 of the budget are compared; of each lot only the best goes on."""
 
-_EXCHANGES = 16
+_TIE = 1e-3
 
 
-def fit_to_budget(
-    space: RankSpace, budget: Budget, losses: Sequence[Sequence[float]], start: Sequence[int] | None = None
-) -> RankVector:
-    """A rank vector that is never over the budget and, where the ladders allow it, less than 1 % under.
+def fit_to_budget(space: RankSpace, budget: Budget, losses: Losses, start: Sequence[int] | None = None) -> RankVector:
+    """A rank vector that is never over the budget and, where any such vector is found, at most 1 % below it.
 
-    Ranks are lowered where that loses least for what it saves (with convex losses this is LC's rank rule: some penalty
-    on cost, each layer at its minimum), then raised where that gains most, and at last exchanged in pairs.
+    Of those the one that loses least in sum, by dynamic programming over the layers (a multiple-choice knapsack); under
+    several limits it is enough that one of them is used up. With convex losses it is LC's rank rule (some penalty on
+    cost, each layer at its minimum) but for the last percent.
 
     Args:
-        losses: by layer, what is lost at the rungs 1, 2, ..., `useful` and, last, dense; finite, falling.
-        start: rungs that another rule has chosen, from 1 on; above `useful` is dense. They are changed no more than the
-            budget asks for: not at all if it is met and used up to 1 %. All dense where left out.
+        losses: by layer, what is lost at the rungs 1, 2, ..., `useful` and, last, dense; finite.
+        start: rungs that another rule has chosen, from 1 on; above `useful` is dense. If given, as few rungs as the
+            budget asks for are gone up or down: none if it is met and used up.
 
     Raises:
-        InfeasibleBudgetError: no rank vector is within the budget.
+        InfeasibleBudgetError: no rank vector is found within the budget.
     """
-    fitting = _Fitting(space, budget, losses)
-    full = [len(loss) - 1 for loss in fitting.losses]
-    rungs = full if start is None else [min(max(rung - 1, 0), most) for rung, most in zip(start, full, strict=True)]
-    if start is None or not fitting.in_window(rungs):
-        rungs = fitting.raised(fitting.lowered(rungs))
-    for _ in range(_EXCHANGES):
-        if start is not None and fitting.in_window(rungs):
-            break
-        exchanged = fitting.exchanged(rungs)
-        if exchanged is None:
-            break
-        rungs = fitting.raised(exchanged)
-    return space.at([rung + 1 for rung in rungs])
+    losses = _checked(space, losses)
+    if start is not None:
+        losses = [
+            np.abs(np.arange(1, len(loss) + 1) - min(max(rung, 1), len(loss))) + _TIE * loss
+            for loss, rung in zip(losses, start, strict=True)
+        ]
+    costs = [_layer_costs(space, budget, index) for index in range(len(space.layers))]
+    found = [one for limit in range(len(budget.targets)) for one in _cheapest(costs, losses, limit)]
+    # Rounding is added up in another order here than in `RankSpace.cost`.
+    found = [one for one in found if budget.gap(space, space.at(one[2])) >= 0]
+    if not found:
+        closest = {cost: space.compression(cost, space.smallest) for cost, _ in budget.targets}
+        raise InfeasibleBudgetError("search.budget", "no rank vector meets all its limits", closest)
+    return space.at(min(found)[2])
 
 
 def used_share(space: RankSpace, budget: Budget, ranks: RankVector) -> float:
@@ -60,130 +61,66 @@ def used_share(space: RankSpace, budget: Budget, ranks: RankVector) -> float:
     return max(space.cost(cost, ranks) / ((1.0 - target) * space.dense_cost[cost]) for cost, target in budget.targets)
 
 
-class _Fitting:
-    """Costs and losses of all rungs as arrays; rungs count from 0 here, the last one is dense."""
+def _checked(space: RankSpace, losses: Losses) -> list[FloatArray]:
+    arrays = [np.asarray(loss, dtype=np.float64) for loss in losses]
+    for layer, loss in zip(space.layers, arrays, strict=True):
+        if loss.shape != (layer.useful + 1,) or not np.isfinite(loss).all():
+            raise ValueError(f"{layer.name}: expected {layer.useful + 1} finite losses, got {loss.tolist()}")
+    return arrays
 
-    def __init__(self, space: RankSpace, budget: Budget, losses: Sequence[Sequence[float]]) -> None:
-        self.losses = [np.asarray(loss, dtype=np.float64) for loss in losses]
-        for layer, loss in zip(space.layers, self.losses, strict=True):
-            if loss.shape != (layer.useful + 1,) or not np.isfinite(loss).all():
-                raise ValueError(f"{layer.name}: expected {layer.useful + 1} finite losses, got {loss.tolist()}")
-        self._targets = np.array([target for _, target in budget.targets])
-        self._dense = np.array([space.dense_cost[cost] for cost, _ in budget.targets], dtype=np.float64)
-        # (limits, rungs) per layer
-        self._costs: list[FloatArray] = [
-            np.array(
-                [[space.costs[cost].of(index, layer.at(rung)) for rung in range(1, layer.useful + 2)]
-                 for cost, _ in budget.targets],
-                dtype=np.float64,
-            )
-            for index, layer in enumerate(space.layers)
-        ]  # fmt: skip
-        unit = np.maximum((1.0 - self._targets) * self._dense, 1e-12)
-        self._prices = [(cost / unit[:, None]).sum(0) for cost in self._costs]
-        self._names = [cost for cost, _ in budget.targets]
 
-    def total(self, rungs: Sequence[int]) -> FloatArray:
-        """Costs, `(limits,)`, added in the order in which `RankSpace.cost` adds them."""
-        total = np.zeros(len(self._targets))
-        for cost, rung in zip(self._costs, rungs, strict=True):
-            total = total + cost[:, rung]
-        return total
+def _layer_costs(space: RankSpace, budget: Budget, index: int) -> FloatArray:
+    """Costs of one layer's rungs as shares of what all layers may cost, `(limits, rungs)`."""
+    layer = space.layers[index]
+    return np.array(
+        [
+            [space.costs[cost].of(index, layer.at(rung)) for rung in range(1, layer.useful + 2)]
+            for cost, _ in budget.targets
+        ],
+        dtype=np.float64,
+    ) / np.array([[max((1.0 - target) * space.dense_cost[cost], 1e-12)] for cost, target in budget.targets])
 
-    def fits(self, total: FloatArray) -> NDArray[np.bool_]:
-        """Whether costs, `(..., limits)`, are within the budget, by the expression of `Budget.gap`."""
-        return np.asarray((1.0 - total / self._dense - self._targets >= 0).all(-1))
 
-    def near(self, total: FloatArray) -> NDArray[np.bool_]:
-        """Whether costs, `(..., limits)`, use up some limit to 1 %."""
-        return np.asarray((total >= (1.0 - WINDOW) * (1.0 - self._targets) * self._dense).any(-1))
+def _cheapest(
+    costs: Sequence[FloatArray], losses: Sequence[FloatArray], limit: int
+) -> list[tuple[bool, float, list[int]]]:
+    """(whether it is over 1 % below the limit, loss, rungs) of the best vectors, by what they cost of one limit.
 
-    def in_window(self, rungs: Sequence[int]) -> bool:
-        """Whether they are within the budget and use it up to 1 %."""
-        total = self.total(rungs)
-        return bool(self.fits(total) & self.near(total))
+    Bins hold, for what the layers so far cost by rounded shares, the least loss and the exact costs of one vector; a
+    vector that cannot end within every limit is dropped. Rounding only decides which vectors are compared.
+    """
+    bins = _BINS + len(costs)
+    least = np.full(bins + 1, np.inf)
+    total = np.full((len(costs[0]), bins + 1), np.inf)
+    least[0], total[:, 0] = 0.0, 0.0
+    rest = np.sum([cost.min(1) for cost in costs], axis=0)
+    choices = []
+    for cost, loss in zip(costs, losses, strict=True):
+        rest = rest - cost.min(1)
+        steps = np.rint(cost[limit] * _BINS).astype(np.int64)
+        new_least, new_total = np.full_like(least, np.inf), np.full_like(total, np.inf)
+        choice = np.full(bins + 1, -1, dtype=np.int64)
+        for rung in np.flatnonzero(steps <= bins):
+            step = steps[rung]
+            lost = least[: bins + 1 - step] + loss[rung]
+            spent = total[:, : bins + 1 - step] + cost[:, rung : rung + 1]
+            better = (lost < new_least[step:]) & (spent + rest[:, None] <= 1 + 1e-9).all(0)
+            new_least[step:][better] = lost[better]
+            new_total[:, step:][:, better] = spent[:, better]
+            choice[step:][better] = rung
+        least, total = new_least, new_total
+        choices.append((choice, steps))
+    ends = np.flatnonzero(np.isfinite(least))
+    wasteful = (total[:, ends] < 1 - WINDOW).all(0)
+    order = np.lexsort((least[ends], wasteful))[:8]  # a few, in case rounding puts the best one over the budget
+    return [(bool(wasteful[one]), float(least[ends[one]]), _traced(choices, int(ends[one]))) for one in order]
 
-    def lowered(self, rungs: Sequence[int]) -> list[int]:
-        """Down the convex hulls of the layers' losses, the flattest slope first, until the budget is met."""
-        rungs = list(rungs)
-        steps = [self._step_down(layer, rung) for layer, rung in enumerate(rungs)]
-        while not self.fits(self.total(rungs)):
-            layer = min(range(len(rungs)), key=lambda one: steps[one][0])
-            slope, rung = steps[layer]
-            if slope == np.inf:
-                over = 1.0 - self.total(rungs) / self._dense
-                closest = dict(zip(self._names, over.tolist(), strict=True))
-                raise InfeasibleBudgetError("search.budget", "no rank vector meets all its limits", closest)
-            rungs[layer] = rung
-            steps[layer] = self._step_down(layer, rung)
-        return rungs
 
-    def _step_down(self, layer: int, rung: int) -> tuple[float, int]:
-        """(loss per price saved, rung) of the best lower rung; (infinity, rung) at the bottom."""
-        if rung == 0:
-            return np.inf, 0
-        saved = self._prices[layer][rung] - self._prices[layer][:rung]
-        lost = self.losses[layer][:rung] - self.losses[layer][rung]
-        slopes = np.where(saved > 0, lost / np.where(saved > 0, saved, 1.0), np.inf)
-        # Of equal slopes the smallest step.
-        best = rung - 1 - int(np.argmin(slopes[::-1]))
-        return float(slopes[best]), best
-
-    def raised(self, rungs: Sequence[int]) -> list[int]:
-        """Up wherever there is room, the greatest gain for its price first."""
-        rungs, total = list(rungs), self.total(rungs)
-        while True:
-            best: tuple[float, int, int] | None = None
-            for layer, rung in enumerate(rungs):
-                added = self._costs[layer][:, rung + 1 :] - self._costs[layer][:, rung : rung + 1]
-                open_rungs = np.flatnonzero(self.fits((total[:, None] + added).T))
-                for step in open_rungs:
-                    price = self._prices[layer][rung + 1 + step] - self._prices[layer][rung]
-                    gain = self.losses[layer][rung] - self.losses[layer][rung + 1 + step]
-                    worth = gain / price if price > 0 else np.inf
-                    if best is None or worth > best[0]:
-                        best = (worth, layer, rung + 1 + int(step))
-            if best is None:
-                return rungs
-            rungs[best[1]] = best[2]
-            total = self.total(rungs)
-
-    def exchanged(self, rungs: Sequence[int]) -> list[int] | None:
-        """One layer lower and another higher: the pair that loses least; None where no pair helps.
-
-        A pair that brings the vector less than 1 % below the budget may cost something; any other one must gain, and
-        none leads out of there.
-        """
-        total = self.total(rungs)
-        moves = [
-            (layer, other)
-            for layer, rung in enumerate(rungs)
-            for other in range(max(0, rung - _NEIGHBOURS), min(len(self.losses[layer]), rung + _NEIGHBOURS + 1))
-            if other != rung
-        ]
-        layers = np.array([layer for layer, _ in moves])
-        deltas = np.array(
-            [self._costs[layer][:, other] - self._costs[layer][:, rungs[layer]] for layer, other in moves]
-        )
-        price = np.array([self._prices[layer][other] - self._prices[layer][rungs[layer]] for layer, other in moves])
-        lost = np.array([self.losses[layer][other] - self.losses[layer][rungs[layer]] for layer, other in moves])
-        down, up = np.flatnonzero(price < 0), np.flatnonzero(price > 0)
-        if not len(down) or not len(up):
-            return None
-        after = total + deltas[down][:, None] + deltas[up][None]
-        change = lost[down][:, None] + lost[up][None]
-        possible = self.fits(after) & (layers[down][:, None] != layers[up][None])
-        inside, gains = possible & self.near(after), change < -1e-12
-        if self.in_window(rungs):
-            possible = inside & gains
-        elif inside.any():
-            possible = inside
-        else:
-            possible &= gains
-        if not possible.any():
-            return None
-        best = np.unravel_index(int(np.argmin(np.where(possible, change, np.inf))), change.shape)
-        changed = list(rungs)
-        for move in (moves[down[best[0]]], moves[up[best[1]]]):
-            changed[move[0]] = move[1]
-        return changed
+def _traced(choices: Sequence[tuple[NDArray[np.int64], NDArray[np.int64]]], end: int) -> list[int]:
+    """The rungs, from 1, that led to a bin."""
+    rungs = []
+    for choice, steps in reversed(choices):
+        rung = int(choice[end])
+        rungs.append(rung + 1)
+        end -= int(steps[rung])
+    return rungs[::-1]
