@@ -24,7 +24,7 @@ from orchestrator.ray_cluster import connect
 from orchestrator.run_directory import RunDirectory
 from orchestrator.search_run import SearchToRun, run_searches
 from orchestrator.searches.mbs import StepAndBeam
-from search_spaces.budgets import Budget, Limit
+from search_spaces.budgets import Budget
 from search_spaces.candidates import Score
 from search_spaces.errors import RankRayError
 from search_spaces.rank_space import RankVector
@@ -124,9 +124,9 @@ def _searches(size: InterleavedSize) -> dict[str, Prepared]:
             config = first.config
             changed = {"budget": {"parameters": target}, "settings": (StepAndBeam(step=step, beam_size=beam_size),)}
             search = config.search.model_copy(update=changed)
-            problem = replace(first.problem, budget=Budget.of([Limit("parameters", target)], first.space))
             cluster = config.cluster.model_copy(update={"evaluators": EVALUATORS})
             ready = config.model_copy(update={"search": search, "cluster": cluster})
+            problem = replace(first.problem, budget=Budget.of(ready.limits, first.space))
             found[f"s{step}-k{beam_size}-{target}"] = replace(first, config=ready, problem=problem)
     return found
 
