@@ -3,12 +3,16 @@
 A course is a file of one JSON line per level, so that a search that was stopped goes on at its last level, and a
 finished one can be timed again, or told about, without searching again. Between levels the plain pass scores a
 candidate now and then: so the two are compared within the same minutes, however long the search takes.
+
+Where a search stops candidates early, its calls are cut, and told what candidates must reach, as by a pool that has one
+evaluator: how many are scored before anything is known is part of the time. A course keeps its calls with their bounds.
 """
 
 from __future__ import annotations
 
 import json
 import time
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +22,8 @@ from _scoring_network import Network
 from _scoring_plain import PlainPass
 from rich.console import Console
 
+from orchestrator.dispatch import Dispatch, Work
+from orchestrator.pool import IN_FLIGHT
 from orchestrator.provenance import provenance
 from orchestrator.searches.contract import Answer
 from search_spaces.candidates import Candidate, Score
@@ -33,10 +39,11 @@ PLAIN_SHARE = 0.05
 
 @dataclass(frozen=True)
 class Group:
-    """Children of one parent, which are scored together."""
+    """Children of one parent, which are scored together, and what each must reach; no bounds stop nobody."""
 
     parent: RankVector
     changes: tuple[Change, ...]
+    bounds: tuple[float | None, ...] = ()
 
     @property
     def children(self) -> list[RankVector]:
@@ -50,7 +57,7 @@ class Level:
 
     Attributes:
         groups: its candidates by parent.
-        values: what they scored, in the same order; empty where a candidate has no score.
+        values: what they scored, in the same order; empty where a candidate has no score: it was stopped, or failed.
         seconds: scoring and the search's own time.
         plain_seconds: of single plain passes after the level.
     """
@@ -62,8 +69,13 @@ class Level:
 
     @property
     def candidates(self) -> int:
-        """How many were scored."""
+        """How many were scored, stopped ones included."""
         return sum(len(group.changes) for group in self.groups)
+
+    @property
+    def without_values(self) -> int:
+        """How many of them were stopped early, or failed."""
+        return sum(not one for group in self.values for one in group)
 
 
 @dataclass(frozen=True)
@@ -84,8 +96,13 @@ class Course:
 
     @property
     def candidates(self) -> int:
-        """How many were scored."""
+        """How many were scored, stopped ones included."""
         return sum(level.candidates for level in self.levels)
+
+    @property
+    def without_values(self) -> int:
+        """How many of them were stopped early, or failed."""
+        return sum(level.without_values for level in self.levels)
 
     @property
     def seconds(self) -> float:
@@ -110,7 +127,7 @@ def groups_of(candidates: Sequence[Candidate]) -> list[Group]:
 
 def score_groups(scorer: Scorer, groups: Sequence[Group]) -> list[list[Score]]:
     """Scores every group, in order."""
-    return [scorer.score(group.parent, group.changes) for group in groups]
+    return [scorer.score(group.parent, group.changes, group.bounds or None) for group in groups]
 
 
 def run_course(network: Network, file: Path) -> Course:
@@ -149,6 +166,7 @@ class _Runner:
         self.commit = str(provenance({"model": "", "data": ""})["git_commit"])
         self._network, self._file = network, file
         self._scorer, self._plain = network.fast_scorer(), PlainPass(network)
+        self._stops, self._dispatch = network.prepared.config.search.stops_early, Dispatch()
         self._search_seconds, self._plain_seconds = search_seconds, plain_seconds
         first = [Group(network.prepared.space.dense, ({},))]
         score_groups(self._scorer, first)  # torch warms up
@@ -160,11 +178,10 @@ class _Runner:
         with Console(stderr=True).status("") as status:
             while True:
                 started = time.perf_counter()
-                groups = groups_of(search.ask())
+                asked = search.ask()
                 if search.done:
                     return levels
-                scores = score_groups(self._scorer, groups)
-                search.tell([score for group in scores for score in group])
+                groups, scores = self._as_pool(search, asked) if self._stops else self._at_once(search, asked)
                 seconds = time.perf_counter() - started
                 self._search_seconds += seconds
                 values = tuple(tuple(dict(score.values) for score in group) for group in scores)
@@ -172,6 +189,32 @@ class _Runner:
                 levels.append(level)
                 self._write(level, search.state())
                 status.update(f"{self._file.stem}: level {search.level}, {self._search_seconds:.0f} s")
+
+    def _at_once(self, search: Any, asked: list[Candidate]) -> tuple[list[Group], list[list[Score]]]:
+        """Scores a level, all children of a parent together."""
+        groups = groups_of(asked)
+        scores = score_groups(self._scorer, groups)
+        search.tell([score for group in scores for score in group])
+        return groups, scores
+
+    def _as_pool(self, search: Any, asked: list[Candidate]) -> tuple[list[Group], list[list[Score]]]:
+        """Scores a level in the calls that a pool of one evaluator makes, some of them cut while another runs."""
+        self._dispatch.add(asked, bound=search.bound)
+        groups: list[Group] = []
+        found: list[list[Score]] = []
+        waiting: deque[Work] = deque()
+        while True:
+            while len(waiting) < IN_FLIGHT and (work := self._dispatch.next(1, ahead=bool(waiting))) is not None:
+                waiting.append(work)
+            if not waiting:
+                return groups, found
+            work = waiting.popleft()
+            (group,) = groups_of(work.candidates)
+            groups.append(Group(group.parent, group.changes, work.bounds))
+            started = time.perf_counter()
+            found += score_groups(self._scorer, groups[-1:])
+            self._dispatch.took(time.perf_counter() - started, len(work.candidates))
+            search.tell(found[-1])
 
     def _time_plain(self, groups: Sequence[Group]) -> tuple[float, ...]:
         """Plain passes over candidates of a level until they have their share of the time; at least one in a course."""
@@ -184,7 +227,10 @@ class _Runner:
 
     def _write(self, level: Level, state: dict[str, Any]) -> None:
         line = {
-            "groups": [[group.parent, [list(change.items()) for change in group.changes]] for group in level.groups],
+            "groups": [
+                [group.parent, [list(change.items()) for change in group.changes], group.bounds]
+                for group in level.groups
+            ],
             "values": level.values,
             "seconds": level.seconds,
             "plain_seconds": level.plain_seconds,
@@ -203,7 +249,10 @@ def _header(network: Network) -> Any:
     """
     search = network.prepared.config.search
     settings = search.model_dump(exclude_defaults=True) | {"screening": search.model_dump()["screening"]}
-    return json.loads(json.dumps({"search": settings, "fingerprints": network.prepared.fingerprints}))
+    header: dict[str, Any] = {"search": settings, "fingerprints": network.prepared.fingerprints}
+    if search.stops_early:
+        header["calls"] = "as a pool of one evaluator cuts them, candidates stopped early"
+    return json.loads(json.dumps(header))
 
 
 def _read(file: Path, header: dict[str, Any]) -> list[dict[str, Any]]:
@@ -220,7 +269,8 @@ def _read(file: Path, header: dict[str, Any]) -> list[dict[str, Any]]:
 
 def _level(line: dict[str, Any]) -> Level:
     groups = tuple(
-        Group(tuple(parent), tuple(dict(change) for change in changes)) for parent, changes in line["groups"]
+        Group(tuple(parent), tuple(dict(change) for change in changes), tuple(*bounds))
+        for parent, changes, *bounds in line["groups"]
     )
     values = tuple(tuple(group) for group in line["values"])
     return Level(groups, values, line["seconds"], tuple(line["plain_seconds"]))

@@ -74,11 +74,12 @@ def measure(size: ExactSize, folder: Path) -> dict[str, Any]:
 
 
 def _search(course: Course) -> dict[str, Any]:
-    """The search as it ran: its plain passes lie between its levels."""
+    """The search as it ran: its plain passes lie between its levels. Stopped candidates have no values."""
     plain = statistics.mean(course.plain_seconds)
     return {
         "levels": len(course.levels),
         "candidates": course.candidates,
+        "without_values": course.without_values,
         "seconds": course.seconds,
         "plain_seconds": plain,
         "plain_passes": len(course.plain_seconds),

@@ -41,7 +41,7 @@ class Network:
 
     def fast_scorer(self) -> Scorer:
         """The scorer that resumes at the changed layer, as an evaluator has it."""
-        prepared = self.prepared
+        prepared, search = self.prepared, self.prepared.config.search
         return make_scorer(
             "resumed",
             Subject(
@@ -52,6 +52,7 @@ class Network:
                 prepared.validation,
                 accuracy,
                 prepared.config.data.slice_size,
+                search.objective if search.stops_early else "",
             ),
         )
 

@@ -91,5 +91,6 @@ def test_a_search_that_was_cut_short_goes_on_to_the_same_end(project: Path, tmp_
 
 
 def _ranks(line: str) -> Any:
-    """A level's candidates, without times."""
-    return json.loads(line).get("groups")
+    """A level's candidates, without times and the calls that these decide: each as its parent and its change."""
+    groups = json.loads(line).get("groups", ())
+    return sorted(json.dumps([parent, change]) for parent, changes, _ in groups for change in changes)
