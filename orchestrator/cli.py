@@ -155,6 +155,8 @@ def measure(
     with watch_measuring(console) as watcher:
         measured = api.measure(config, run_dir, overrides or (), watcher, check=check)
     show_measured(measured, console)
+    if measured.unmeasured:
+        raise RunStoppedError(f"{measured.unmeasured:,} workloads were not measured; the same command goes on")
 
 
 @app.command()
@@ -226,6 +228,15 @@ def _unscored(result: Mapping[str, Any]) -> str:
     return f"{stopped}{skipped}," if stopped or skipped else ""
 
 
+def _latency_line(device: str, entry: Mapping[str, Any]) -> str:
+    measured = entry["measured_ms"]
+    taken = "not measured" if measured is None else f"{measured:.4g} ms measured"
+    return (
+        f"{device}: {taken} (predicted {entry['predicted_ms']:.4g} ms), of at most {entry['limit_ms']:.4g} ms; "
+        f"dense {entry['dense_ms']:.4g} ms"
+    )
+
+
 def _result_lines(result: dict[str, Any]) -> Sequence[str]:
     scored = f"{result['evaluations']:,} candidates scored{_unscored(result)}"
     lines = [
@@ -233,7 +244,9 @@ def _result_lines(result: dict[str, Any]) -> Sequence[str]:
         *(
             f"{name}: C(r) = {cost['compression']:.4f} ({cost['dense']:,.0f} -> {cost['compressed']:,.0f})"
             for name, cost in result["costs"].items()
+            if "@" not in name
         ),
+        *(_latency_line(device, entry) for device, entry in result.get("latency", {}).items()),
     ]
     for split in ("validation", "test"):
         dense, compressed = (result["scores"][which].get(split) for which in ("dense", "compressed"))
@@ -242,6 +255,8 @@ def _result_lines(result: dict[str, Any]) -> Sequence[str]:
                 f"{split}: accuracy {dense['accuracy']:.4f} -> {compressed['accuracy']:.4f}, "
                 f"loss {dense['loss']:.4f} -> {compressed['loss']:.4f}"
             )
-    if not result["in_window"]:
+    if not result["in_window"] and result.get("latency"):
+        lines.append("no network was measured to be within all limits; this one came closest")
+    elif not result["in_window"]:
         lines.append("no rank vector of the search lies in the window [C_d - tolerance, C_d]; this one came closest")
     return lines

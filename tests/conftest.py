@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,6 +20,9 @@ os.environ.pop("RAY_ADDRESS", None)
 os.environ.pop("RAY_AUTH_TOKEN_PATH", None)
 os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+# Nor does a test wait for whoever times this machine now, or keep anybody waiting.
+_leases = tempfile.TemporaryDirectory(prefix="rankray-leases-")
+os.environ.setdefault("RANKRAY_LEASES", _leases.name)
 
 
 @pytest.fixture(scope="session")

@@ -193,7 +193,7 @@ def _message(model: type[BaseModel], fault: Any) -> str:
 def _known_keys(model: Any, place: tuple[int | str, ...]) -> list[str]:
     """Keys that are known at a place in a model."""
     for part in place:
-        if isinstance(part, int):
+        if part not in model.model_fields:  # a number in a list, or a name in a mapping of blocks
             continue
         model = _block(model.model_fields[part].annotation)
         if model is None:

@@ -85,10 +85,9 @@ def show_devices(listed: Sequence[Listed], console: Console) -> None:
 def show_measured(measured: Measured, console: Console) -> None:
     """A measuring in a few lines: how many, what was rejected and why, what contradicts."""
     outcome = measured.outcome
-    unmeasured = sum(one is None for found in outcome.measurements.values() for one in found)
     lines = [
         f"{outcome.measured:,} measured, {outcome.known:,} known before, {len(outcome.rejected):,} rejected"
-        + (f", {unmeasured:,} not measured" if unmeasured else "")
+        + (f", {measured.unmeasured:,} not measured" if measured.unmeasured else "")
     ]
     if outcome.difference is not None:
         lines.append(

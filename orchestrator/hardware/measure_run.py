@@ -40,6 +40,11 @@ class Measured:
     outcome: Outcome
     contradictions: tuple[Contradiction, ...]
 
+    @property
+    def unmeasured(self) -> int:
+        """Workloads that no device was left for, over all devices."""
+        return sum(one is None for found in self.outcome.measurements.values() for one in found)
+
 
 def run_measure(config: Config, location: str, watcher: Watcher, *, check: bool = False) -> Measured:
     """Fills the latency table with what it lacks.

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import ray
 from ray.exceptions import RayError, RayTaskError
 
-from orchestrator.hardware.devices import TimingSettings, device_named
+from orchestrator.hardware.devices import TimingSettings
 from orchestrator.hardware.latency_table import Conditions, LatencyTable, Work
 from orchestrator.hardware.measurement_log import MeasurementLog
 from orchestrator.hardware.stations import Station, Stations, why_lost
@@ -29,7 +29,7 @@ __all__ = ["ClusterMeasurer", "Course", "Outcome", "Unwatched", "Watcher", "meas
 _LEASE_S = 10.0
 """Seconds that one call waits for a lease before it says who has it."""
 
-_HANGS = 2
+_HANGS = 3
 """Sessions in a row that hung, after which even the last device of its kind is given up."""
 
 
@@ -108,7 +108,6 @@ class _Kind:
     results: dict[Work, Measurement]
     checked: Mapping[Work, float]
     differences: list[float] = field(default_factory=list)
-    hangs: int = 0
 
 
 @dataclass(frozen=True)
@@ -179,7 +178,10 @@ class ClusterMeasurer:
         return self._outcome(opened, wanted, kinds, known)
 
     def _known(self, name: str) -> str:
-        return device_named(self._stations.devices, name, "device").name
+        known = self._stations.devices
+        if name not in known:
+            raise MeasurementError(name, f"there is no such device; the config has {', '.join(sorted(known))}")
+        return name
 
     def _kinds(
         self, opened: Sequence[Station], wanted: Mapping[str, Sequence[Workload]], check: float, dice: random.Random
@@ -275,7 +277,7 @@ class _Measuring:
 
     def _measured(self, session: _Session, measurements: Sequence[Measurement]) -> None:
         kind, station = session.kind, session.station
-        kind.hangs, station.waited_s = 0, 0.0
+        station.hangs, station.waited_s = 0, 0.0
         station.told.clear()
         self._keep(measurements)
         for piece, measurement in zip(session.pieces, measurements, strict=True):
@@ -306,13 +308,18 @@ class _Measuring:
         if isinstance(error, LeaseHeldError):
             self._wait_on(session, error)
         elif isinstance(error, ChildTimeoutError):
-            session.kind.hangs += 1
-            others = [one for one in self._alike(session) if one is not station]
-            self._lost(session, "timeout", error.reason, give_up=bool(others) or session.kind.hangs >= _HANGS)
+            self._hung(session, error.reason)
         elif isinstance(error, MeasurementError):
             self._lost(session, "error", error.reason, give_up=False)
         else:
             raise error if not isinstance(error, RayTaskError) else MeasurementError(station.name, cause(error))
+
+    def _hung(self, session: _Session, reason: str) -> None:
+        """The device is to blame if another one can do its work, unless this work has made one hang before."""
+        session.station.hangs += 1
+        fresh = not any(piece.suspicion for piece in session.pieces)
+        give_up = session.station.hangs >= _HANGS or (fresh and bool(self._stations.like(session.station)))
+        self._lost(session, "timeout", reason, give_up=give_up)
 
     def _wait_on(self, session: _Session, error: LeaseHeldError) -> None:
         station = session.station
@@ -333,7 +340,7 @@ class _Measuring:
             self._say(f"{station.name}: {reason}; its workloads are tried again one at a time")
         failed = [
             self._unmeasured(session.station, piece.workload, status, reason)
-            for piece in kind.queue.lost(session.pieces)
+            for piece in kind.queue.lost(session.pieces, moved=give_up)
         ]
         self._keep(failed)
         for one in failed:
@@ -342,14 +349,10 @@ class _Measuring:
     def _give_up(self, session: _Session, reason: str) -> None:
         kind, station = session.kind, session.station
         self._stations.give_up(station, reason)
-        others = self._alike(session)
+        others = self._stations.like(station)
         moved = f"its work goes to {', '.join(one.name for one in others)}" if others else "no other one is of its kind"
         self._say(f"{station.name} is given up: {reason}; {moved}")
         kind.stations += [one for one in others if one not in kind.stations]
-
-    def _alike(self, session: _Session) -> list[Station]:
-        """The other devices of the kind that are in use, or can be."""
-        return self._stations.like(session.station)
 
     def _unmeasured(self, station: Station, workload: Workload, status: Status, reason: str) -> Measurement:
         device, identity = station.device, station.identity

@@ -34,6 +34,8 @@ class Station:
         identity: what it is.
         waited_s: since its lease was last had.
         given_up: why nothing more is asked of it; empty while it is in use.
+        hangs: sessions in a row that hung.
+        told: who was said to hold its lease.
     """
 
     device: Device
@@ -41,6 +43,7 @@ class Station:
     identity: Identity
     waited_s: float = 0.0
     given_up: str = ""
+    hangs: int = 0
     told: set[str] = field(default_factory=set)
 
     @property

@@ -11,7 +11,7 @@ from workers.timing.contract import Measurement, Workload
 __all__ = ["Piece", "WorkQueue"]
 
 _TRIED_AGAIN = ("noisy", "throttled")
-_LOSSES = 2
+_MOVED, _ALONE = 1, 2
 
 
 @dataclass(frozen=True)
@@ -20,12 +20,12 @@ class Piece:
 
     Attributes:
         tries: measurements that it has had.
-        losses: sessions that hung or broke with it.
+        suspicion: 0; `_MOVED` once a device hung with it; `_ALONE` if it may itself be to blame.
     """
 
     workload: Workload
     tries: int = 0
-    losses: int = 0
+    suspicion: int = 0
 
 
 class WorkQueue:
@@ -49,15 +49,14 @@ class WorkQueue:
     def take(self) -> list[Piece]:
         """The next session's pieces; empty when nothing waits.
 
-        A piece with which a session was lost comes alone: if it is to blame, no other one goes down with it again.
+        A piece that may be to blame for a lost session comes alone, so that no other one goes down with it again.
         """
         queue = self._waiting or self._again
         if not queue:
             return []
         taken = [queue.popleft()]
-        if taken[0].losses:
-            return taken
-        while queue and len(taken) < self._session and not queue[0].losses:
+        most = 1 if taken[0].suspicion == _ALONE else self._session
+        while queue and len(taken) < most and queue[0].suspicion == taken[0].suspicion:
             taken.append(queue.popleft())
         return taken
 
@@ -76,9 +75,15 @@ class WorkQueue:
             return False
         return True
 
-    def lost(self, pieces: Sequence[Piece]) -> list[Piece]:
-        """Takes back the pieces of a session that hung or broke; returns those that are given up."""
-        later = [replace(piece, losses=piece.losses + 1) for piece in pieces]
-        given_up = [piece for piece in later if piece.losses >= _LOSSES]
-        self._again.extend(piece for piece in later if piece.losses < _LOSSES)
+    def lost(self, pieces: Sequence[Piece], *, moved: bool) -> list[Piece]:
+        """Takes back the pieces of a session that hung or broke; returns those that are given up.
+
+        Args:
+            moved: the device is taken to be at fault: others try the same pieces together, but only once.
+        """
+        given_up = [piece for piece in pieces if piece.suspicion == _ALONE]
+        for piece in pieces:
+            if piece.suspicion < _ALONE:
+                after = _MOVED if moved and not piece.suspicion else _ALONE
+                self._again.append(replace(piece, suspicion=after))
         return given_up

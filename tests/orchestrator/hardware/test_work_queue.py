@@ -59,15 +59,24 @@ def test_a_good_one_in_doubt_is_tried_again() -> None:
 
 def test_a_lost_sessions_pieces_come_alone_and_after_all_others() -> None:
     queue = WorkQueue(WORKS[:4], session=2, retries=0)
-    assert queue.lost(queue.take()) == []
+    assert queue.lost(queue.take(), moved=False) == []
     assert [subjects(queue.take()) for _ in range(4)] == [["work 2", "work 3"], ["work 0"], ["work 1"], []]
 
 
 def test_a_piece_that_loses_two_sessions_is_given_up() -> None:
     queue = WorkQueue(WORKS[:1], session=2, retries=0)
-    queue.lost(queue.take())
-    assert subjects(queue.lost(queue.take())) == ["work 0"]
+    queue.lost(queue.take(), moved=False)
+    assert subjects(queue.lost(queue.take(), moved=False)) == ["work 0"]
     assert len(queue) == 0
+
+
+def test_what_a_device_hung_with_stays_together_on_another_but_only_once() -> None:
+    queue = WorkQueue(WORKS[:3], session=3, retries=0)
+    queue.lost(queue.take(), moved=True)
+    again = queue.take()
+    assert subjects(again) == ["work 0", "work 1", "work 2"]
+    queue.lost(again, moved=True)
+    assert [subjects(queue.take()) for _ in range(4)] == [["work 0"], ["work 1"], ["work 2"], []]
 
 
 def test_pieces_that_are_put_back_are_next_again() -> None:
@@ -89,7 +98,7 @@ def test_whatever_happens_every_piece_ends_once(data: st.DataObject) -> None:
             put_back += 1
             queue.put_back(pieces)
         elif happens == "lost":
-            ended.update(subjects(queue.lost(pieces)))
+            ended.update(subjects(queue.lost(pieces, moved=data.draw(st.booleans()))))
         else:
             for piece in pieces:
                 status: Status = data.draw(st.sampled_from(["ok", "noisy", "throttled", "error"]))
