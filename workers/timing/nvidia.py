@@ -29,8 +29,8 @@ HELD_BACK = 0x08 | 0x20 | 0x40 | 0x80
 shows as a clock that moves, or as one that does not."""
 
 AGE_S = 0.2
-"""For which a glance may repeat what was read: nvidia-smi takes tens of milliseconds. No longer than a warm-up, at whose
-end an idle clock must not be what was seen last."""
+"""For which a glance may repeat what was read: nvidia-smi takes tens of milliseconds. No longer than a warm-up, at
+whose end an idle clock must not be what was seen last."""
 
 
 def query(card: str) -> Mapping[str, str]:

@@ -18,6 +18,7 @@ from workers.timing.contract import Device, Measurement, Precision, Program, Sta
 from workers.timing.processor import Sensors, preflight, sensors_of
 from workers.timing.protocol import Rules, Verdict
 from workers.timing.rounds import Observe, Subject, time_in_rounds
+from workers.timing.spread import half_width
 from workers.timing.versions import digest_of_code, versions_of
 from workers.timing.workloads import LayerWorkload
 
@@ -86,7 +87,7 @@ class Session:
         self._of_reference = reference
         self._dice = random.Random(seed)
         self._reference: _Built | None = None
-        self._first_ms: float | None = None
+        self._first_ms = math.nan
 
     def measure(self, workloads: Sequence[Workload]) -> list[Measurement]:
         """One measurement per workload, in their order."""
@@ -156,15 +157,17 @@ class Session:
         self._reference = built
         alone = Subject(built.observe, self._device.time_limit_s)
         self._time([alone])
-        if alone.told is not None and alone.told.status == "ok" and alone.told.spread is not None:
-            self._first_ms = alone.told.spread.median_ms
+        self._first_ms = self._known_ms(alone)
 
     def _drift(self, reference: Subject | None) -> float:
         """The reference's median in these rounds over its first one; NaN where either is not known."""
-        told = None if reference is None else reference.told
-        if self._first_ms is None or told is None or told.spread is None:
-            return math.nan
-        return told.spread.median_ms / self._first_ms
+        now_ms = math.nan if reference is None else self._known_ms(reference)
+        return now_ms / self._first_ms
+
+    def _known_ms(self, reference: Subject) -> float:
+        """The reference's median, if it is known well enough to tell a drift; NaN otherwise."""
+        found = None if reference.told is None else reference.told.spread
+        return found.median_ms if found is not None and half_width(found) <= self._rules.drift / 2.0 else math.nan
 
     def _undrifted(self, told: Verdict, drift: float) -> Verdict:
         """What was found, unless the reference drifted meanwhile, or nobody knows and wall times were too few."""

@@ -121,6 +121,17 @@ class TestCpuTimeInsteadOfWallTime:
         assert found.spread is not None
         assert (found.spread.clock, found.spread.median_ms) == ("cpu", pytest.approx(10.0))
 
+    def test_never_for_calls_shorter_than_a_slice(self) -> None:
+        short = [replace(block, calls=10) for block in self.taken]
+        found = _verdict(short, late=True)
+        assert found is not None
+        assert found.status == "noisy"
+
+    def test_never_where_blocks_do_count(self) -> None:
+        found = _verdict([*self.taken, *[_block(0.02), _block(0.03)] * RULES.patience], late=True)
+        assert found is not None
+        assert found.status == "noisy"
+
     def test_never_for_several_threads(self) -> None:
         waiting = [replace(block, waited_s=0.01) for block in self.taken]
         found = _verdict(waiting, threads=2, late=True)
