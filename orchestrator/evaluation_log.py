@@ -50,10 +50,10 @@ SCHEMA = pa.schema(
         "taken_over": pa.bool_(),
     }
 )
-"""Columns of `evaluations/*.parquet`. Rank lists are aligned to the layers of `space.json`, null is dense;
-`compression` is that of the budget's first cost; `changed` is a layer's name; `taken_over` says that another search on
-the same evaluators had the candidate scored. Ranks are numbers, or, where a run has ranks of more than one number,
-lists of them."""
+"""Columns of `evaluations/*.parquet`, and one such as `compression_latency@orin` for every latency that is limited.
+Rank lists are aligned to the layers of `space.json`, null is dense; `compression` is that of the budget's first cost;
+`changed` is a layer's name; `taken_over` says that another search on the same evaluators had the candidate scored.
+Ranks are numbers, or, where a run has ranks of more than one number, lists of them."""
 
 _JOURNAL = "evaluations/journal.jsonl"
 _REMOTE_FLUSH_S = 5.0
@@ -75,7 +75,7 @@ class EvaluationLog:
 
     def __init__(self, storage: Storage, space: RankSpace, cost: str) -> None:
         self._storage, self._space, self._cost = storage, space, cost
-        self._nested = any(layer.ladder is not None for layer in space.layers)
+        self._nested = any(not isinstance(rank, int) for layer in space.layers for rank in layer.ladder or ())
         self._parts = 1 + max(map(_number, storage.names("evaluations")), default=-1)
         self._rows: list[Row] = []
         self.taken_over = 0
@@ -96,6 +96,10 @@ class EvaluationLog:
         frame = read_evaluations(self._storage)
         self.taken_over = int((frame["taken_over"] & (frame["status"] != "stopped")).sum())
         return scores_in(frame)
+
+    def follow(self, space: RankSpace) -> None:
+        """From now on, records the compression in this space's costs: a latency is one once it was measured."""
+        self._space = space
 
     def record(self, scored: Sequence[tuple[Candidate, Score]], *, taken_over: bool = False) -> None:
         """Keeps scores; when it returns they outlive the process (where files can be appended to).
@@ -223,9 +227,10 @@ def _table(rows: list[Row], nested: bool) -> pa.Table:
         nested: whether every rank is a list: so it is in a run whose ranks may be more than a number, also where some
             rows have none such (the dense network's), because a column has one type in all files.
     """
+    measured = dict.fromkeys(name for row in rows for name in row if name.startswith("compression_latency@"))
+    schema = pa.schema([*SCHEMA, *(pa.field(name, pa.float64()) for name in measured)])
     if not (nested or any(map(_has_lists, rows))):
-        return pa.Table.from_pylist(rows, SCHEMA)
-    schema = SCHEMA
+        return pa.Table.from_pylist(rows, schema)
     for name in ("parent", "ranks"):
         schema = schema.set(schema.get_field_index(name), pa.field(name, pa.list_(_RANKS)))
     return pa.Table.from_pylist([{**row, **_as_lists(row)} for row in rows], schema)

@@ -11,6 +11,7 @@ from orchestrator.course import Course
 from orchestrator.provenance import provenance
 from orchestrator.report import build_report
 from orchestrator.result import Effort, build_result, compressed_network, safetensors_bytes
+from orchestrator.searches.closed_loop import ClosedLoop
 from search_spaces.errors import ConfigError, RankRayError, RunInterruptedError
 from search_spaces.schemes.contract import Factors
 
@@ -84,7 +85,8 @@ def _finish(course: Course, effort: Effort, factors: Mapping[str, Factors]) -> d
     if answer is None:
         raise ConfigError("model", "nothing that could be the answer could be scored; see `reason` in evaluations/")
     network = compressed_network(prepared, answer, factors)
-    result = build_result(prepared, answer, network, effort, provenance(prepared.fingerprints))
+    latency = course.search.record(answer.ranks) if isinstance(course.search, ClosedLoop) else None
+    result = build_result(prepared, answer, network, effort, provenance(prepared.fingerprints), latency)
     course.run.storage.write("model.safetensors", safetensors_bytes(prepared, answer, network))
     course.run.write_result(result)
     course.run.storage.write("report.html", build_report([course.run.data()]).encode())

@@ -20,6 +20,8 @@ from orchestrator.ray_cluster import connect
 from orchestrator.searches.registry import search_methods
 from search_spaces.candidates import Candidate, Score
 from search_spaces.costs import COST_NAMES
+from search_spaces.errors import ConfigError
+from search_spaces.latency import limited_device
 from search_spaces.layers import Layer
 from search_spaces.rank_space import Rank, RankSpace, RankVector
 from search_spaces.schemes.channel_svd import ChannelSVD
@@ -63,7 +65,17 @@ class Plan:
 
 
 def make_plan(prepared: Prepared) -> Plan:
-    """Counts candidates, times a few of them, and looks at the cluster (a running one only if it is configured)."""
+    """Counts candidates, times a few of them, and looks at the cluster (a running one only if it is configured).
+
+    Raises:
+        ConfigError: the budget limits latency, which only a search measures.
+    """
+    limited = [limit.cost for limit in prepared.config.limits if limited_device(limit.cost) is not None]
+    if limited:
+        raise ConfigError(
+            f"search.budget.{limited[0]}",
+            "a plan times no device; plan with multiply-accumulates in its place: --set 'search.budget={macs: 0.5}'",
+        )
     prepared = learn_here(prepared)
     candidates, complete = _dry_run(prepared)
     seconds, way, reason = _seconds_per_candidate(prepared)

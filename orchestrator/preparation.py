@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from orchestrator.config.schema import Config
+from orchestrator.hardware.devices import device_named, devices_of
 from orchestrator.searches.contract import Problem
 from search_spaces.budgets import Budget, Limit
 from search_spaces.costs import COST_NAMES, rank_space
@@ -172,15 +173,17 @@ def slower_way(way: Way) -> str:
 
 
 def _check_limits(config: Config) -> None:
-    """Every limit is on a cost that there is.
+    """Every limit is on a cost that there is, of a device that there is.
 
     Raises:
         ConfigError: one is not.
     """
     for limit in config.limits:
-        if limited_device(limit.cost) is None and limit.cost not in COST_NAMES:
-            known = nearest(limit.cost, [*COST_NAMES, "latency", "throughput"])
-            raise ConfigError(f"search.budget.{limit.cost}", f"unknown cost{known}")
+        device, key = limited_device(limit.cost), f"search.budget.{limit.cost}"
+        if device is not None:
+            device_named(devices_of(config.devices), device, key)
+        elif limit.cost not in COST_NAMES:
+            raise ConfigError(key, f"unknown cost{nearest(limit.cost, [*COST_NAMES, 'latency', 'throughput'])}")
 
 
 def _open(config: Config, source: dict[str, Any], key: str) -> PreparedDataset:

@@ -13,7 +13,6 @@ from torch import nn
 from orchestrator.preparation import Prepared
 from orchestrator.searches.contract import Answer
 from search_spaces.assembly import assemble
-from search_spaces.costs import COST_NAMES
 from search_spaces.schemes.contract import Factors
 from workers.batch import Batch
 from workers.batch_norms import reestimate
@@ -74,12 +73,14 @@ def build_result(
     network: nn.Module,
     effort: Effort,
     origin: Mapping[str, Any],
+    latency: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """`result.json`; scores before and after are taken by plain forward passes of the two networks.
 
     Args:
         effort: what it took.
         origin: provenance.
+        latency: by device, predicted and measured; see `LatencyModel.record`.
     """
     space, layers = prepared.space, prepared.found.layers
     search = prepared.config.search
@@ -106,11 +107,12 @@ def build_result(
                     "compressed": space.network_cost(name, answer.ranks),
                 },
             }
-            for name in COST_NAMES
+            for name in space.costs
         },
         "scores": {"dense": _scores(prepared, prepared.model), "compressed": _scores(prepared, network)},
         "metric": prepared.config.metric,
         **asdict(effort),
+        **({} if latency is None else {"latency": dict(latency)}),
         "provenance": dict(origin),
     }
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -15,8 +15,9 @@ from orchestrator.evaluation_log import read_evaluations
 from orchestrator.preparation import Prepared
 from orchestrator.report import RunData
 from orchestrator.storage import Storage
-from search_spaces.costs import COST_NAMES
 from search_spaces.errors import ConfigError, RunStoppedError
+from search_spaces.latency import LatencyCost
+from search_spaces.rank_space import LayerRanks, Rank, RankSpace
 
 __all__ = ["RunDirectory"]
 
@@ -169,17 +170,43 @@ def space_description(prepared: Prepared) -> dict[str, Any]:
             "kind": "linear" if layer.linear else "conv",
             "scheme": scheme.name,
             "weight_shape": list(layer.dense.weight_shape),
-            "full_rank": ranks.full,
-            "useful_rank": ranks.useful,
-            **({} if ranks.ladder is None else {"ladder": list(ranks.ladder)}),
-            "dense": {name: space.costs[name].of(index, None) for name in COST_NAMES},
+            **_described_ranks(ranks, scheme.ranks(layer)),
+            "dense": {name: space.costs[name].of(index, None) for name in space.costs},
         }
         for index, (layer, scheme, ranks) in enumerate(
             zip(prepared.found.layers, prepared.schemes, space.layers, strict=True)
         )
     ]
     left_out = [{"name": one.name, "reason": one.reason} for one in prepared.found.left_out]
-    return {"layers": layers, "left_out": left_out, "fingerprints": prepared.fingerprints}
+    latency = {
+        one.device: _described_latency(one, space) for one in space.costs.values() if isinstance(one, LatencyCost)
+    }
+    measured = {"latency": latency} if latency else {}
+    return {"layers": layers, "left_out": left_out, "fingerprints": prepared.fingerprints, **measured}
+
+
+def _described_ranks(ranks: LayerRanks, all_ranks: Sequence[Rank]) -> dict[str, Any]:
+    """What a layer offers; of numbers, full and useful rank are ranks also where a ladder holds only some of them."""
+    if ranks.ladder is None:
+        return {"full_rank": ranks.full, "useful_rank": ranks.useful}
+    if not isinstance(all_ranks, range):
+        return {"full_rank": ranks.full, "useful_rank": ranks.useful, "ladder": list(ranks.ladder)}
+    return {
+        "full_rank": len(all_ranks),
+        "useful_rank": ranks.ladder[-1] if ranks.ladder else 0,
+        "ladder": list(ranks.ladder),
+    }
+
+
+def _described_latency(cost: LatencyCost, space: RankSpace) -> dict[str, Any]:
+    """What a device takes for every layer: its rank step, and (rank, ms, low, high) of all that was measured."""
+    return {
+        "step": cost.step,
+        "layers": {
+            layer.name: [[rank, one.ms, one.low_ms, one.high_ms] for rank, one in timings.items()]
+            for layer, timings in zip(space.layers, cost.timings, strict=True)
+        },
+    }
 
 
 def _json(value: dict[str, Any]) -> bytes:

@@ -13,14 +13,15 @@ from orchestrator.course import Course
 from orchestrator.evaluation_log import EvaluationLog
 from orchestrator.finishing import Finishing
 from orchestrator.following import Following
+from orchestrator.hardware.timed_search import timed_search
+from orchestrator.local_step import Learned
 from orchestrator.pool import Pool, PoolEvents
 from orchestrator.preparation import Prepared, slower_way
 from orchestrator.progress import Observer
 from orchestrator.ray_cluster import Cluster, connect
 from orchestrator.run_directory import RunDirectory
 from orchestrator.score_memory import ScoreMemory
-from orchestrator.searches.registry import search_methods
-from orchestrator.shared import share, store_model
+from orchestrator.shared import StoredModel, share, store_model
 from orchestrator.shared_time import SharedTime
 from search_spaces.candidates import Score
 from search_spaces.errors import RankRayError, RunInterruptedError
@@ -129,7 +130,7 @@ class _Group:
         run, prepared = search.run, search.prepared
         try:
             locks.enter_context(run.locked())
-            log = EvaluationLog(run.storage, prepared.space, next(iter(prepared.config.search.budget)))
+            log = EvaluationLog(run.storage, prepared.space, prepared.config.limits[0].cost)
             former = run.state() or {"search": None, "seconds": 0.0}
             recorded = log.recover()
         except RankRayError as error:
@@ -145,15 +146,20 @@ class _Group:
         size = _evaluators(first, cluster)  # before factorising takes CPUs for a moment
         model = store_model(first)
         learned = model.learn_together([one.prepared for one in opened])
-        courses = [
-            course
-            for one, its in zip(opened, learned, strict=True)
-            if (course := self._start(one, its.prepared)) is not None
-        ]
-        if not courses:
-            return
-        spaces = [course.prepared.space for course in courses]
-        shared, references = share(courses[0].prepared, model, learned[0], spaces)
+        with ExitStack() as devices:
+            courses = [
+                course
+                for one, its in zip(opened, learned, strict=True)
+                if (course := self._start(one, its.prepared, cluster, devices)) is not None
+            ]
+            if courses:
+                moments = replace(learned[0], prepared=courses[0].prepared)
+                self._follow(courses, model, moments, size)
+
+    def _follow(self, courses: Sequence[Course], model: StoredModel, learned: Learned, size: int) -> None:
+        """Factorises, then follows the searches to their ends on a pool of evaluators."""
+        first, spaces = learned.prepared, [course.prepared.space for course in courses]
+        shared, references = share(first, model, learned, spaces)
         stored = ray.get(references)
         factors = {layer.name: factors_from(one) for layer, one in zip(first.found.layers, stored, strict=True)}
         way = choose_way(first.subject(factors), spaces, self.observer)
@@ -175,13 +181,17 @@ class _Group:
             finally:
                 pool.close()
 
-    def _start(self, opened: _Opened, prepared: Prepared) -> Course | None:
+    def _start(self, opened: _Opened, prepared: Prepared, cluster: Cluster, devices: ExitStack) -> Course | None:
         """The search, from its beginning or as a former process left it; None, and it has ended, where it cannot."""
+        former = opened.former["search"]
         try:
+            timed = timed_search(prepared, cluster, opened.run, self.observer, former)
+            prepared, search = devices.enter_context(timed)
+            opened.log.follow(prepared.space)
             opened.run.write_space(prepared)
-            method = search_methods().get(prepared.config.search.method, "search.method")
-            search = method.start(prepared.config.search, prepared.problem, opened.former["search"])
             search.tell(opened.scores)
+        except RunInterruptedError:
+            raise
         except RankRayError as error:
             self.ended(opened.name, error)
             return None

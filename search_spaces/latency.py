@@ -52,12 +52,14 @@ class LatencyCost:
         timings: by layer, of every measured rank and of the dense layer, `None`; all calls of one forward pass.
         slope: ms in the network per ms by itself.
         elsewhere: ms that no layer's rank changes; may be below 0, because layers by themselves pay more overhead.
+        step: the device's rank step, for the record.
     """
 
     name: str
     timings: Sequence[Mapping[Rank | None, Timing]]
     slope: float = 1.0
     elsewhere: float = 0.0
+    step: int = 1
 
     @classmethod
     def of_table(

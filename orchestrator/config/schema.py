@@ -112,4 +112,4 @@ class Config(Strict):
     @property
     def limits(self) -> tuple[Limit, ...]:
         """The budget's limits."""
-        return self.search.limits(batch_size=1)
+        return self.search.limits(self.timing.batch_size)

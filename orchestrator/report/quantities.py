@@ -16,6 +16,7 @@ __all__ = [
     "duration",
     "metric",
     "metric_difference",
+    "milliseconds",
     "number",
     "percent",
     "plural",
@@ -83,6 +84,16 @@ def metric_difference(name: str, before: Any, after: Any) -> str:
     return _minus(f"{second - first:+.4f}")
 
 
+def milliseconds(value: Any) -> str:
+    """A latency in ms as text of three digits: `12.3 ms`, `482 µs`."""
+    known = number(value)
+    if known is None:
+        return ABSENT
+    if known == 0 or abs(known) >= 0.9995:
+        return _minus(f"{known:.3g}\N{NO-BREAK SPACE}ms" if abs(known) < 999.5 else f"{known:,.0f}\N{NO-BREAK SPACE}ms")
+    return _minus(f"{1000 * known:.3g}\N{NO-BREAK SPACE}µs")
+
+
 def duration(seconds: Any) -> str:
     """Seconds as text of two units at most: `12 ms`, `3.4 s`, `2 min 3 s`, `1 h 5 min`."""
     known = number(seconds)
@@ -110,7 +121,9 @@ def rank_text(rank: Rank | None) -> str:
 
 
 def cost_label(name: str) -> str:
-    """A cost's name as a heading."""
+    """A cost's name as a heading: `latency@orin` is `Latency on orin`."""
+    if "@" in name:
+        return " on ".join((name.partition("@")[0].capitalize(), name.partition("@")[2]))
     return _COST_LABELS.get(name, name.replace("_", " ").capitalize())
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from orchestrator.report.evaluations import objective_of, rank_list, scored
-from orchestrator.report.quantities import count, number, saving
+from orchestrator.report.quantities import count, number, percent, saving
 from orchestrator.report.run_data import RunData
 from search_spaces.rank_space import Rank, rank_from
 
@@ -58,7 +58,7 @@ def targets(run: RunData) -> dict[str, float]:
     found: dict[str, float] = {}
     for cost, value in limits(run):
         wanted = number(value)
-        if wanted is None:
+        if wanted is None or "@" in cost:  # a latency is measured; its limit is none on the sum over layers
             continue
         entry = cost_entry(run, cost)
         dense = number(entry.get("dense"))
@@ -127,6 +127,9 @@ def _search(run: RunData) -> Mapping[str, Any]:
 
 def _limit_text(cost: str, value: Any) -> str:
     """One limit in words."""
+    kind, _, device = cost.partition("@")
+    if device:
+        return _device_limit_text(kind, device, value)
     noun = _NOUNS.get(cost, cost.replace("_", " "))
     if isinstance(value, Mapping):
         return " and ".join(f"{noun} of at most {most} on {device}" for device, most in value.items())
@@ -134,3 +137,13 @@ def _limit_text(cost: str, value: Any) -> str:
     if wanted is None:
         return f"{noun} {value}"
     return saving(cost, wanted) if wanted < 1 else f"at most {count(wanted)} {noun}"
+
+
+def _device_limit_text(kind: str, device: str, value: Any) -> str:
+    """A limit on a device in words: `a latency of at most 10 ms on orin`."""
+    wanted = number(value)
+    if wanted is not None:
+        return f"{percent(wanted)} less latency on {device}"
+    if str(value).endswith("x"):
+        return f"{str(value)[:-1].strip()} times the dense network's throughput on {device}"
+    return f"a {kind} of at {'least' if kind == 'throughput' else 'most'} {value} on {device}"

@@ -80,10 +80,10 @@ class ClosedLoop:
         models: Sequence[LatencyModel],
         start: Callable[[Problem], Search],
         time_networks: TimeNetworks,
-        setting: LoopSetting,
+        setting: LoopSetting | None = None,
     ) -> None:
         self._static, self._start, self._time = static, start, time_networks
-        self._setting = setting
+        self._setting = setting or LoopSetting()
         self.models = tuple(models)
         self.problem = bound_problem(problem, static, models)
         self._inner = start(self.problem)

@@ -5,8 +5,10 @@ from __future__ import annotations
 from orchestrator.report.section import SectionBuilder
 from orchestrator.report.sections.comparison import comparison
 from orchestrator.report.sections.cost_fronts import cost_fronts
+from orchestrator.report.sections.latency_staircases import latency_staircases
 from orchestrator.report.sections.layer_ranks import layer_ranks
 from orchestrator.report.sections.layers_left_out import layers_left_out
+from orchestrator.report.sections.predicted_latency import predicted_latency
 from orchestrator.report.sections.provenance import provenance
 from orchestrator.report.sections.search_course import search_course
 from orchestrator.report.sections.summary import summary
@@ -21,6 +23,8 @@ SECTIONS: tuple[SectionBuilder, ...] = (
     summary,
     cost_fronts,
     layer_ranks,
+    predicted_latency,
+    latency_staircases,
     search_course,
     throughput,
     layers_left_out,

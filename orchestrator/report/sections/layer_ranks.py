@@ -50,7 +50,7 @@ class _Scale:
     @classmethod
     def of(cls, layers: Sequence[_Layer]) -> _Scale:
         """The one that fits the ranks of a space."""
-        if any("ladder" in layer for layer in layers):
+        if any(isinstance(rank, list) for layer in layers for rank in layer.get("ladder", [])):
             return cls(True, "the dense layer", "share of the dense layer's parameters", ("rank", "offered", "left"))
         return cls(False, "full rank", "share of full rank", ("rank", "shrinks\nup to", "full"))
 

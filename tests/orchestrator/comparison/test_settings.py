@@ -79,7 +79,7 @@ def test_what_is_written_down_asks_for_the_same_runs(monkeypatch: pytest.MonkeyP
         ({"budgets": [0.5, 0.5]}, {}, "compare.budgets.1: parameters 0.5 stands twice"),
         ({"budgets": [0.5, {"parameters": 0.5}]}, {}, "compare.budgets.1: parameters 0.5 stands twice"),
         ({"budgets": [0.5, -1], "searches": {"alds": {}}}, {}, "compare.budgets.1: parameters = -1 is neither "),
-        ({"budgets": [0.5, "much"]}, {}, "compare.budgets.1.parameters: input should be a valid number"),
+        ({"budgets": [0.5, "much"]}, {}, "compare.budgets.1: parameters = much is no number; "),
         ({"budgets": [{}]}, {}, "compare.budgets.0: is empty"),
         ({"budgets": [0.5]}, {"budget": {"parameters": 0.5, "macs": 0.4}}, "compare.budgets.0: is one number, but "),
         ({"budgets": [0.5], "seeds": []}, {}, "compare.seeds: "),
