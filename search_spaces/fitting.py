@@ -40,14 +40,11 @@ def fit_to_budget(space: RankSpace, budget: Budget, losses: Losses, start: Seque
     Raises:
         InfeasibleBudgetError: no rank vector is found within the budget.
     """
-    losses = _checked(space, losses)
+    lost = _checked(space, losses)
     if start is not None:
-        losses = [
-            np.abs(np.arange(1, len(loss) + 1) - min(max(rung, 1), len(loss))) + _TIE * loss
-            for loss, rung in zip(losses, start, strict=True)
-        ]
+        lost = [_distances(loss, rung) + _TIE * loss for loss, rung in zip(lost, start, strict=True)]
     costs = [_layer_costs(space, budget, index) for index in range(len(space.layers))]
-    found = [one for limit in range(len(budget.targets)) for one in _cheapest(costs, losses, limit)]
+    found = [one for limit in range(len(budget.targets)) for one in _cheapest(costs, lost, limit)]
     # Rounding is added up in another order here than in `RankSpace.cost`.
     found = [one for one in found if budget.gap(space, space.at(one[2])) >= 0]
     if not found:
@@ -69,16 +66,20 @@ def _checked(space: RankSpace, losses: Losses) -> list[FloatArray]:
     return arrays
 
 
+def _distances(loss: FloatArray, rung: int) -> FloatArray:
+    """How far every rung is from a given one."""
+    distances: FloatArray = np.abs(np.arange(1.0, len(loss) + 1) - min(max(rung, 1), len(loss)))
+    return distances
+
+
 def _layer_costs(space: RankSpace, budget: Budget, index: int) -> FloatArray:
     """Costs of one layer's rungs as shares of what all layers may cost, `(limits, rungs)`."""
     layer = space.layers[index]
-    return np.array(
-        [
-            [space.costs[cost].of(index, layer.at(rung)) for rung in range(1, layer.useful + 2)]
-            for cost, _ in budget.targets
-        ],
-        dtype=np.float64,
-    ) / np.array([[max((1.0 - target) * space.dense_cost[cost], 1e-12)] for cost, target in budget.targets])
+    shares: list[list[float]] = []
+    for cost, target in budget.targets:
+        most = max((1.0 - target) * space.dense_cost[cost], 1e-12)
+        shares.append([space.costs[cost].of(index, layer.at(rung)) / most for rung in range(1, layer.useful + 2)])
+    return np.array(shares, dtype=np.float64)
 
 
 def _cheapest(
@@ -111,7 +112,7 @@ def _cheapest(
         least, total = new_least, new_total
         choices.append((choice, steps))
     ends = np.flatnonzero(np.isfinite(least))
-    wasteful = (total[:, ends] < 1 - WINDOW).all(0)
+    wasteful = np.all(total[:, ends] < 1 - WINDOW, axis=0).reshape(-1)
     order = np.lexsort((least[ends], wasteful))[:8]  # a few, in case rounding puts the best one over the budget
     return [(bool(wasteful[one]), float(least[ends[one]]), _traced(choices, int(ends[one]))) for one in order]
 
