@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections import Counter
 
@@ -152,6 +153,67 @@ class TestTurns:
         dispatch.add(children(0, 1), "a")
         order = [first, *drained(dispatch)]
         assert [PARENTS.index(work.parent) for work in order if work] == [0, 1, 2, 0, 1, 2]
+
+
+class TestBounds:
+    """What candidates must reach goes along with every call; while nothing is known, calls are small."""
+
+    def dispatch(self, bound: dict[str, float | None]) -> Dispatch:
+        """Fast candidates of two parents, the likeliest first; their bound changes as `bound["is"]` does."""
+        dispatch = Dispatch()
+        speed(dispatch, 1e-9)
+        dispatch.add(children(0, 20) + children(1, 40), bound=lambda _ranks: bound["is"])
+        return dispatch
+
+    def test_are_those_of_the_moment_when_the_call_is_cut(self) -> None:
+        bound: dict[str, float | None] = {"is": 0.5}
+        dispatch = self.dispatch(bound)
+        first = dispatch.next(1)
+        bound["is"] = 0.7
+        second = dispatch.next(1)
+        assert first is not None
+        assert second is not None
+        assert set(first.bounds) == {0.5}
+        assert set(second.bounds) == {0.7}
+        assert len(first.bounds) == len(first.candidates)
+
+    def test_are_left_out_where_everybody_is_scored_to_the_end(self) -> None:
+        work = self.dispatch({"is": None}).next(1)
+        assert work is not None
+        assert work.bounds == ()
+        assert len(work.candidates) == 30
+
+    @pytest.mark.parametrize(("evaluators", "size"), [(1, SMALLEST_SHARE), (3, 2), (40, 2)])
+    def test_that_are_not_known_yet_make_calls_small_and_the_first_parent_the_next(
+        self, evaluators: int, size: int
+    ) -> None:
+        work = self.dispatch({"is": -math.inf}).next(evaluators)
+        assert work is not None
+        assert (work.parent, len(work.candidates)) == (PARENTS[0], size)
+        assert work.candidates[0].ranks == (0, 0)
+
+    def test_that_are_not_known_yet_let_nothing_be_sent_ahead(self) -> None:
+        bound: dict[str, float | None] = {"is": -math.inf}
+        dispatch = self.dispatch(bound)
+        assert dispatch.next(1, ahead=True) is None
+        bound["is"] = 0.5
+        assert dispatch.next(1, ahead=True) is not None
+
+    def test_of_one_asker_hold_up_no_other(self) -> None:
+        dispatch = self.dispatch({"is": -math.inf})
+        dispatch.add(children(2, 3), "other")
+        work = dispatch.next(1, ahead=True)
+        assert work is not None
+        assert work.parent == PARENTS[2]
+
+    @pytest.mark.parametrize("bound", [-math.inf, 0.5])
+    def test_come_back_with_lost_work(self, bound: float) -> None:
+        dispatch = self.dispatch({"is": bound})
+        work = dispatch.next(1)
+        assert work is not None
+        dispatch.lost(work)
+        again = [dispatch.next(1) for _ in work.candidates]
+        assert again == [Work(work.parent, (one,), 1, (bound,)) for one in work.candidates]
 
 
 class TestLostWork:

@@ -327,3 +327,27 @@ class _ByProduct:
 
 def _plain(rank: Any) -> list[int] | None:
     return None if rank is None else list(map(int, rank))
+
+
+class TestStoppedCandidates:
+    def test_are_recorded_with_their_reason(self, tmp_path: Path) -> None:
+        log = open_log(tmp_path)
+        log.record([failed((4, 2), "stopped", "its loss is at least 0.5")])
+        row = read_evaluations(Storage(str(tmp_path))).iloc[0]
+        assert (row["status"], row["reason"]) == ("stopped", "its loss is at least 0.5")
+        (score,) = open_log(tmp_path).recover()
+        assert (score.stopped, score.ok, dict(score.values)) == (True, False, {})
+
+    @pytest.mark.parametrize("flush", [True, False])
+    def test_give_way_to_a_score_of_the_same_rank_vector(self, tmp_path: Path, flush: bool) -> None:
+        """Another search, or a resumed one, wanted to know it after all."""
+        log = open_log(tmp_path)
+        log.record([failed((4, 2), "stopped"), scored((4, None))])
+        if flush:
+            log.flush()
+        log.record([scored((4, 2), 0.25), failed((4, None), "stopped")])
+        frame = read_evaluations(Storage(str(tmp_path)))
+        assert list(zip(frame["ranks"], frame["status"], frame["accuracy"], strict=True)) == [
+            ((4, None), "ok", 0.5),
+            ((4, 2), "ok", 0.25),
+        ]
