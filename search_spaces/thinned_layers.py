@@ -112,16 +112,22 @@ class ThinnedNetwork:
             min(layer.outputs.count(self.sizes), layer.kernel * layer.inputs.count(self.sizes)) for layer in self.layers
         )
 
-    def soft(self, sizes: Sequence[Any], ranks: Sequence[Any]) -> list[Any]:
-        """By limit, the share of the dense network's cost, B; a rank of None is a layer that stays dense.
+    @cached_property
+    def factorable(self) -> tuple[bool, ...]:
+        """By layer, whether rank 1 lowers every cost of the budget; under a budget of volume no rank does."""
+        return tuple(self.shrinks(layer, self.sizes, 1) for layer in range(len(self.layers)))
 
-        Factored costs throughout, so that every rank counts; above break-even they exceed the dense layer's.
+    def soft(self, sizes: Sequence[Any], ranks: Sequence[Any]) -> list[Any]:
+        """By limit, the share of the dense network's cost, B.
+
+        Every layer that can be factored counts as factored, so that every rank counts; above break-even it costs more
+        than the dense layer.
         """
         shares = []
         for (cost, _), whole in zip(self.targets, self.whole, strict=True):
             parts = [
-                layer.dense(cost, sizes) if rank is None else layer.factored(cost, sizes, rank)
-                for layer, rank in zip(self.layers, ranks, strict=True)
+                layer.factored(cost, sizes, rank) if factorable else layer.dense(cost, sizes)
+                for layer, factorable, rank in zip(self.layers, self.factorable, ranks, strict=True)
             ]
             shares.append(sum(parts) / whole)
         return shares

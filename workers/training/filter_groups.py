@@ -51,7 +51,7 @@ def filter_groups(
             depthwise convolution goes with its inputs.
         tolerance: largest difference of outputs relative to the largest output; compared in float64.
     """
-    exact = copy.deepcopy(model).double().eval()
+    exact = copy.deepcopy(model).cpu().double().eval()
     trial = _Trial(exact, _double(inputs), tolerance)
     names = {module: name for name, module in exact.named_modules()}
     candidates: list[FilterGroup] = []

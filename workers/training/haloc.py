@@ -157,7 +157,7 @@ class Haloc:
     def compress(self) -> Compressed:
         """Leading blocks of the trained factors at the chosen ranks."""
         ranks = self.candidates.choose([one.cpu() for one in self.network.probabilities()])
-        network = copy.deepcopy(self.network).cpu()
+        network = self.network.cpu()
         plain = network.make_plain()
         small = assemble(plain, self._setup.layers, self._setup.schemes, ranks, network.trained_factors())
         take_statistics(small, self._setup)

@@ -91,7 +91,8 @@ class ThresholdedNetwork(nn.Module):
         self.index = 0
         self.sizes: list[torch.Tensor] = []
         self.ranks: list[torch.Tensor] = []
-        self._layers, self._groups, self._learn = setup.layers, thinning.groups, settings.learn
+        self._layers, self._groups = setup.layers, thinning.groups
+        self._factored = [one and settings.learn != "filters" for one in thinning.factorable]
         self._sharpness = settings.rank_sharpness
         self._sigmoid = ScheduledSigmoid(settings.steepness, settings.steepness_growth, settings.steepness_limit)
         weights = [network.get_parameter(f"{layer.name}.weight").detach().flatten(1) for layer in self._layers]
@@ -125,10 +126,11 @@ class ThresholdedNetwork(nn.Module):
         self.sizes = [mask.sum() for mask in masks]
         tensors = masking(self.model, self._groups, masks)
         self.ranks = []
-        for layer, threshold in zip(self._layers, self.thresholds * self.largest, strict=True):
+        thresholds = self.thresholds * self.largest
+        for layer, factored, threshold in zip(self._layers, self._factored, thresholds, strict=True):
             name = f"{layer.name}.weight"
             weight = tensors.get(name, self.model.get_parameter(name))
-            if self._learn == "filters":
+            if not factored:
                 self.ranks.append(weight.new_tensor(float(min(weight.flatten(1).shape))))
                 continue
             lowered, values = singular_value_threshold(weight.flatten(1), threshold)

@@ -73,11 +73,12 @@ class Supernet(nn.Module):
         return outputs
 
     def weights(self, probabilities: Sequence[torch.Tensor]) -> dict[str, torch.Tensor]:
-        """The layers' weights under these probabilities, by name."""
-        return {
-            f"{layer.name}.weight": nested.weight(one)
-            for layer, nested, one in zip(self._layers, self._nested(), probabilities, strict=True)
-        }
+        """The layers' weights under these probabilities, in full precision, by name."""
+        with torch.autocast(probabilities[0].device.type, enabled=False):
+            return {
+                f"{layer.name}.weight": nested.weight(one)
+                for layer, nested, one in zip(self._layers, self._nested(), probabilities, strict=True)
+            }
 
     def probabilities(self) -> list[torch.Tensor]:
         """Per layer, `(candidates,)`."""

@@ -84,6 +84,7 @@ class Thinning:
     Attributes:
         groups: the filters that may be removed.
         refused: why others may not, by layer.
+        factorable: by layer, whether any rank lowers what the budget limits.
 
     Raises:
         ConfigError: another scheme.
@@ -109,6 +110,7 @@ class Thinning:
         )
         self._tables = None if by_shape else rank_tables(setup)
         self._ladders = PricedLadders(setup.space, setup.budget, _ladders(setup.space.layers))
+        self.factorable = self.shapes.factorable if by_shape else tuple(bool(one.offered) for one in setup.space.layers)
         self._check(method)
 
     def shares(self, sizes: Sequence[torch.Tensor], ranks: Sequence[torch.Tensor]) -> list[torch.Tensor]:

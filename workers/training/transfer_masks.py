@@ -31,7 +31,7 @@ from search_spaces.schemes.contract import Factors
 from search_spaces.schemes.decomposition import decompose
 from workers.batch import Inputs
 from workers.training.contract import Compressed, Metrics, Setup, State, check_setup
-from workers.training.filter_removal import FilterGroup, masking, run_with
+from workers.training.filter_removal import masking, run_with
 from workers.training.fine_tuning import FineTuningSettings
 from workers.training.masks import ScheduledSigmoid
 from workers.training.selection import SelectThenFineTune, report
@@ -93,15 +93,16 @@ class MaskedNetwork(nn.Module):
         sizes, ranks: soft counts of the last forward pass.
     """
 
-    def __init__(self, setup: Setup, groups: Sequence[FilterGroup], sigmoid: ScheduledSigmoid) -> None:
+    def __init__(self, setup: Setup, thinning: Thinning, sigmoid: ScheduledSigmoid) -> None:
         super().__init__()
         self.model = copy.deepcopy(setup.network)
-        self._layers, self._groups, self._sigmoid = setup.layers, groups, sigmoid
+        self._layers, self._groups, self._factorable = setup.layers, thinning.groups, thinning.factorable
+        self._sigmoid = sigmoid
         found = [decompose(self.model.get_parameter(f"{one.name}.weight").detach().flatten(1)) for one in setup.layers]
         self.encoders = nn.ParameterList(nn.Parameter(factors.encoder) for factors in found)
         self.decoders = nn.ParameterList(nn.Parameter(factors.decoder) for factors in found)
         self.component_logits = nn.ParameterList(nn.Parameter(torch.ones(len(one.encoder))) for one in found)
-        self.filter_logits = nn.ParameterList(nn.Parameter(torch.ones(group.size)) for group in groups)
+        self.filter_logits = nn.ParameterList(nn.Parameter(torch.ones(group.size)) for group in thinning.groups)
         self.index = 0
         self.sizes: list[torch.Tensor] = []
         self.ranks: list[torch.Tensor] = []
@@ -109,17 +110,21 @@ class MaskedNetwork(nn.Module):
     def forward(self, inputs: Inputs) -> object:
         """The outputs of the masked network."""
         masks = [self._sigmoid(logits, self.index) for logits in self.filter_logits]
-        components = [self._sigmoid(logits, self.index) for logits in self.component_logits]
+        components = [
+            self._sigmoid(logits, self.index) if factorable else torch.ones_like(logits)
+            for logits, factorable in zip(self.component_logits, self._factorable, strict=True)
+        ]
         self.sizes = [mask.sum() for mask in masks]
         self.ranks = [mask.sum() for mask in components]
         return run_with(self.model, masking(self.model, self._groups, masks, self.weights(components)), inputs)
 
     def weights(self, masks: Sequence[torch.Tensor]) -> dict[str, torch.Tensor]:
-        """The layers' weights multiplied out, by name, under masks of their singular values."""
-        return {
-            f"{layer.name}.weight": ((decoder.T * mask) @ encoder).view(layer.dense.weight_shape)
-            for layer, encoder, decoder, mask in zip(self._layers, self.encoders, self.decoders, masks, strict=True)
-        }
+        """The layers' weights multiplied out in full precision, by name, under masks of their singular values."""
+        with torch.autocast(masks[0].device.type, enabled=False):
+            return {
+                f"{layer.name}.weight": ((decoder.T * mask) @ encoder).view(layer.dense.weight_shape)
+                for layer, encoder, decoder, mask in zip(self._layers, self.encoders, self.decoders, masks, strict=True)
+            }
 
     def learned(self) -> tuple[list[Learned], list[Learned]]:
         """Filters per group and singular values per layer, by their masks."""
@@ -138,7 +143,7 @@ class TransferMasks:
         self._setup, self._settings = setup, settings
         self.thinning = Thinning(setup, "transfer_masks", filters=settings.remove_filters)
         sigmoid = ScheduledSigmoid(settings.steepness, settings.steepness_growth, settings.steepness_limit)
-        self.network = MaskedNetwork(setup, self.thinning.groups, sigmoid)
+        self.network = MaskedNetwork(setup, self.thinning, sigmoid)
         self._training = SGDTraining(
             self.network,
             setup.train,
@@ -182,7 +187,7 @@ class TransferMasks:
     def compress(self) -> Compressed:
         """Rounded to the budget: filters removed, the other singular values dropped."""
         thinned = self.thinning.choose(*self.network.learned())
-        network = copy.deepcopy(self.network).cpu()
+        network = self.network.cpu()
         with torch.no_grad():
             for name, weight in network.weights([mask.float() for mask in thinned.components]).items():
                 network.model.get_parameter(name).copy_(weight)
