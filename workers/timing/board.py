@@ -10,9 +10,10 @@ from typing import Any
 
 import torch
 
+from search_spaces.errors import MeasurementError
 from workers.timing import board_agent
-from workers.timing.board_link import BoardLink, LinkLostError
-from workers.timing.board_program import packed
+from workers.timing.board_link import BoardError, BoardLink, LinkLostError
+from workers.timing.board_program import READS_ONNX, packed
 from workers.timing.contract import Device, Program, State
 from workers.timing.protocol import Block
 from workers.timing.rounds import Observe
@@ -52,7 +53,7 @@ class Board:
     def __init__(self, device: Device, command: list[str], python: str, *, leased: bool) -> None:
         self.lost: LinkLostError | None = None
         self._unused: list[int] = []
-        self._limit_s = device.time_limit_s
+        self._name, self._limit_s = device.name, device.time_limit_s
         silence_s = device.time_limit_s + _SILENCE_MARGIN_S
         self._link = BoardLink(command, python, limit_s=_HELLO_S, silence_s=silence_s)
         settings = {
@@ -70,7 +71,9 @@ class Board:
             raise
         self._backend = device.backend
         self.model, self.node = str(hello["model"]), str(hello["node"])
-        self.versions: Mapping[str, str] = {**hello["versions"], "timing": digest_of_code(board_agent.Agent)}
+        exporter = {"exporter": torch.__version__} if device.backend in READS_ONNX else {}
+        timing = digest_of_code(board_agent.Agent)
+        self.versions: Mapping[str, str] = {**hello["versions"], **exporter, "timing": timing}
         self.state = State(**hello["state"])
 
     def __enter__(self) -> Board:
@@ -100,6 +103,10 @@ class Board:
         Returns:
             What times blocks of it, and what gives its outputs. The board forgets the program some time after the
             first is gone.
+
+        Raises:
+            MeasurementError: the board's backend refuses it.
+            LinkLostError: the connection is gone.
         """
         spec, blobs = packed(program, self._backend)
         forget, self._unused = self._unused, []
@@ -129,3 +136,5 @@ class Board:
         except LinkLostError as error:
             self.lost = error
             raise
+        except BoardError as error:
+            raise MeasurementError(self._name, str(error)) from error

@@ -1,4 +1,4 @@
-# ruff: noqa: B905, UP006, UP021, UP032, UP035, UP045
+# ruff: noqa: B905, UP006, UP032, UP035, UP045
 # A board may have nothing newer than Python 3.6: no `list[int]`, no `text=`, no strict `zip`, no annotations as text.
 """The agent on a board: builds what a host sends, runs it, says how long that took. It decides nothing.
 
@@ -33,6 +33,7 @@ import time
 from typing import IO, Any, Callable, Dict, List, Optional, Sequence, Tuple
 
 VERSION = 1
+ROOT = ""  # before every path of the system's; tests have another
 
 Json = Dict[str, Any]
 Blobs = List[bytes]
@@ -92,29 +93,26 @@ def raw(values: Floats) -> bytes:
     return packed.tobytes()
 
 
-def product(sizes: Sequence[int]) -> int:
-    """Of all sizes."""
-    result = 1
-    for size in sizes:
-        result *= size
-    return result
-
-
 # --------------------------------------------------------------------------------------------------- state of the board
 
 
 def read(path: str) -> str:
     """A small file's text, or nothing where it cannot be read."""
     try:
-        with open(path, errors="replace") as file:
+        with open(ROOT + path, errors="replace") as file:
             return file.read().strip("\0\n ")
     except OSError:
         return ""
 
 
+def matching(pattern: str) -> List[str]:
+    """Files and folders."""
+    return sorted(path[len(ROOT) :] for path in glob.glob(ROOT + pattern))
+
+
 def numbers(pattern: str) -> List[int]:
     """Whole numbers in the files of a pattern, as far as they can be read."""
-    texts = [read(path) for path in sorted(glob.glob(pattern))]
+    texts = [read(path) for path in matching(pattern)]
     return [int(text) for text in texts if re.match(r"-?\d+$", text)]
 
 
@@ -124,28 +122,40 @@ def device_model() -> str:
     return read("/proc/device-tree/model") or (cpu.group(1) if cpu else platform.machine())
 
 
+def drivers() -> Dict[str, str]:
+    """Version of NVIDIA's drivers on a Jetson (`# R32 (release), REVISION: 7.1, ...`)."""
+    found = re.match(r"# R(\d+) \(release\), REVISION: ([\d.]+)", read("/etc/nv_tegra_release"))
+    return {"l4t": ".".join(found.groups())} if found else {}
+
+
 def power_mode() -> str:
-    """Jetson's power mode, else the governors of the cores."""
-    if shutil.which("nvpmodel"):
-        asked = subprocess.run(
-            ["nvpmodel", "-q"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, universal_newlines=True, timeout=20
-        )
-        mode = re.search(r"NV Power Mode:\s*(\S+)", asked.stdout)
-        if mode:
-            return mode.group(1)
-    paths = glob.glob("/sys/devices/system/cpu/cpu[0-9]*/cpufreq/scaling_governor")
-    return "+".join(sorted({read(path) for path in paths} - {""}))
+    """Jetson's power mode, and whether `jetson_clocks` pins clocks to its ceiling; else the governors of the cores."""
+    try:
+        asked = subprocess.run(["nvpmodel", "-q"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, timeout=20)
+        mode = re.search(r"NV Power Mode:\s*(\S+)", asked.stdout.decode(errors="replace"))
+    except (OSError, subprocess.SubprocessError):
+        mode = None
+    if mode:
+        lowest, highest = gpu_rates("min_freq"), gpu_rates("max_freq")
+        return "{}, clocks {}".format(mode.group(1), "pinned" if lowest and lowest == highest else "free")
+    paths = matching("/sys/devices/system/cpu/cpu[0-9]*/cpufreq/scaling_governor")
+    return ", ".join(sorted({read(path) for path in paths} - {""}))
+
+
+def gpu_rates(name: str) -> List[int]:
+    """Frequencies in Hz of a Tegra's GPU: `cur_freq`, `min_freq`, `max_freq`."""
+    paths = [path for path in matching("/sys/class/devfreq/*") if _GPU.search(path)]
+    return [rate for path in paths for rate in numbers(os.path.join(path, name))]
 
 
 def clock_mhz(cores: Sequence[int], accelerator: str) -> Optional[float]:
-    """Of the GPU where one is used, else the fastest of the cores."""
+    """Of the GPU where one is used, else of the cores on average."""
     if accelerator != "cpu":
-        paths = [path for path in glob.glob("/sys/class/devfreq/*") if _GPU.search(path)]
-        rates = [rate for path in paths for rate in numbers(path + "/cur_freq")]
+        rates = gpu_rates("cur_freq")
         return max(rates) / 1e6 if rates else None
     names = [str(core) for core in cores] or ["[0-9]*"]
     rates = [rate for name in names for rate in numbers(_CORE_CLOCK.format(name))]
-    return max(rates) / 1e3 if rates else None
+    return sum(rates) / 1e3 / len(rates) if rates else None
 
 
 def temperature_c() -> Optional[float]:
@@ -156,7 +166,7 @@ def temperature_c() -> Optional[float]:
 
 def throttled() -> bool:
     """Whether something other than a fan cools the board now."""
-    devices = glob.glob("/sys/class/thermal/cooling_device*")
+    devices = matching("/sys/class/thermal/cooling_device*")
     return any(_HOLDS_BACK.search(read(path + "/type")) and max([0, *numbers(path + "/cur_state")]) for path in devices)
 
 
@@ -173,7 +183,7 @@ def busy_and_all(cores: Sequence[int]) -> Tuple[int, int]:
 
 def waiting_s() -> float:
     """Seconds that threads of this process were runnable without a processor, so far; 0 where nobody says."""
-    texts = [read(path).split() for path in glob.glob("/proc/self/task/*/schedstat")]
+    texts = [read(path).split() for path in matching("/proc/self/task/*/schedstat")]
     return sum(int(fields[1]) for fields in texts if len(fields) == 3) / 1e9
 
 
@@ -201,14 +211,6 @@ class Settings:
         self.cores = [int(core) for core in asked.get("cores", ())]
 
 
-def timed(call: Callable[[], Any], calls: int) -> float:
-    """Seconds that so many calls take."""
-    start = time.perf_counter()
-    for _ in range(calls):
-        call()
-    return time.perf_counter() - start
-
-
 class Program:
     """Something built: `run` takes a number of calls and gives their seconds, `outputs` gives shape and numbers."""
 
@@ -221,12 +223,13 @@ def wall(call: Callable[[], Any]) -> Callable[[int], float]:
 
     def run(calls: int) -> float:
         gc.disable()
-        start = time.perf_counter()
-        for _ in range(calls):
-            call()
-        seconds = time.perf_counter() - start
-        gc.enable()
-        return seconds
+        try:
+            start = time.perf_counter()
+            for _ in range(calls):
+                call()
+            return time.perf_counter() - start
+        finally:
+            gc.enable()
 
     return run
 
@@ -313,6 +316,9 @@ class Torch:
         self.dtype = getattr(self.torch, settings.precision)
         self.torch.set_num_threads(settings.threads)
         self.torch.set_grad_enabled(False)
+        self.torch.backends.cudnn.allow_tf32 = self.torch.backends.cuda.matmul.allow_tf32 = (
+            False  # float32 is asked for
+        )
         if settings.accelerator != "cpu" and not self.torch.cuda.is_available():
             raise RefusedError("error", "torch on the board sees no CUDA device")
 
@@ -525,7 +531,9 @@ class Agent:
         if settings.cores:
             os.sched_setaffinity(0, settings.cores)
         self.backend = BACKENDS[settings.backend](settings)
-        versions = dict(self.backend.versions(), python=platform.python_version(), kernel=platform.release())
+        versions = dict(
+            self.backend.versions(), python=platform.python_version(), kernel=platform.release(), **drivers()
+        )
         return {"model": device_model(), "node": platform.node(), "versions": versions, "state": self._state(0.2)}, []
 
     def state(self, asked: Json, blobs: Blobs) -> Tuple[Json, Blobs]:
@@ -571,7 +579,8 @@ class Agent:
 
 def lease(wait_s: float) -> IO[str]:
     """A lock on the board itself, against agents of other hosts: held until this process ends, however it does."""
-    path = os.path.join("/tmp" if os.path.isdir("/tmp") else tempfile.gettempdir(), "rankray-board.lease")
+    common = "/tmp" if os.path.isdir("/tmp") else tempfile.gettempdir()  # whatever TMPDIR a user has
+    path = os.path.join(os.environ.get("RANKRAY_LEASES") or common, "rankray-board.lease")
     try:  # in a sticky folder, the kernel may forbid to open another user's file for creation
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
     except OSError:

@@ -11,9 +11,11 @@ from torch import nn
 
 from workers.timing.contract import Program
 
-__all__ = ["packed"]
+__all__ = ["READS_ONNX", "packed"]
 
-_READS_ONNX = ("onnxruntime", "tensorrt")
+READS_ONNX = ("onnxruntime", "tensorrt")
+"""Backends of the agent whose programs this machine exports."""
+
 _OPSET = 13  # what TensorRT 8.2 reads, the last one for JetPack 4
 
 
@@ -31,7 +33,7 @@ def packed(program: Program, backend: str) -> tuple[dict[str, Any], list[bytes]]
     """
     spec: dict[str, Any] = {"shape": list(program.inputs.shape)}
     inputs = _raw(program.inputs)
-    if backend in _READS_ONNX:
+    if backend in READS_ONNX:
         spec.update(format="onnx", input="inputs", output_shape=list(program.reference.shape))
         return spec, [inputs, _onnx(program)]
     layers = _cascade(program.module)
@@ -56,7 +58,7 @@ def _stage(layer: nn.Conv2d | nn.Linear) -> dict[str, Any]:
     if isinstance(layer, nn.Linear):
         return {"linear": True, "in_channels": layer.in_features, "out_channels": layer.out_features}
     names = ("in_channels", "out_channels", "groups", "padding_mode")
-    pairs: dict[str, Any] = {name: getattr(layer, f"{name}") for name in names}
+    pairs: dict[str, Any] = {name: getattr(layer, name) for name in names}
     pairs.update(kernel=layer.kernel_size, stride=layer.stride, padding=layer.padding, dilation=layer.dilation)
     return {"linear": False, **pairs}
 

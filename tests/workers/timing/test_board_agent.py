@@ -29,6 +29,14 @@ from workers.timing.contract import Program
 HERE = ["sh", "-c"]
 
 
+@pytest.fixture(scope="module", autouse=True)
+def leases_of_its_own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Somebody may time something on this machine."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("RANKRAY_LEASES", str(tmp_path_factory.mktemp("leases")))
+        yield
+
+
 def linked(python: str, backend: str, *, silence_s: float = 60.0, **asked: Any) -> BoardLink:
     """An agent on this machine that has said hello."""
     link = BoardLink(HERE, f"exec {shlex.quote(python)}", limit_s=30.0, silence_s=silence_s)
@@ -172,6 +180,71 @@ def test_the_board_s_onnxruntime_runs_layers_and_networks() -> None:
         for program in (program_of(cascade(), 2, 6, 9, 9), network):
             found = outputs_of(link, program, "onnxruntime")
             torch.testing.assert_close(found, program.reference, rtol=1e-4, atol=1e-5)
+
+
+class TestTheStateOfAJetson:
+    """No board was at hand: files as JetPack 4 has them on a TX2."""
+
+    @pytest.fixture(autouse=True)
+    def root(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+        files = {
+            "etc/nv_tegra_release": "# R32 (release), REVISION: 7.1, GCID: 29818004, BOARD: t186ref, EABI: aarch64",
+            "proc/device-tree/model": "quill\0",
+            "sys/class/devfreq/17000000.gp10b/cur_freq": "1122000000",
+            "sys/class/devfreq/17000000.gp10b/min_freq": "1122000000",
+            "sys/class/devfreq/17000000.gp10b/max_freq": "1122000000",
+            "sys/class/devfreq/1d84000.ufshc/cur_freq": "1",
+            "sys/class/thermal/thermal_zone0/temp": "41500",
+            "sys/class/thermal/thermal_zone1/temp": "-256000",
+            "sys/class/thermal/cooling_device0/type": "pwm-fan",
+            "sys/class/thermal/cooling_device0/cur_state": "3",
+            "sys/class/thermal/cooling_device1/type": "gpu-balanced",
+            "sys/class/thermal/cooling_device1/cur_state": "0",
+            "sys/devices/system/cpu/cpu0/cpufreq/scaling_cur_freq": "2000000",
+            "sys/devices/system/cpu/cpu1/cpufreq/scaling_cur_freq": "1000000",
+            "sys/devices/system/cpu/cpu0/cpufreq/scaling_governor": "schedutil",
+            "bin/nvpmodel": "#!/bin/sh\necho 'NV Fan Mode:quiet'\necho 'NV Power Mode: MAXN'\necho 0",
+        }
+        for name, text in files.items():
+            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / name).write_text(text + "\n")
+        (tmp_path / "bin/nvpmodel").chmod(0o755)
+        monkeypatch.setenv("PATH", str(tmp_path / "bin"), prepend=":")
+        monkeypatch.setattr(board_agent, "ROOT", str(tmp_path))
+        return tmp_path
+
+    def test_it_is_named_and_so_are_its_drivers(self) -> None:
+        assert board_agent.device_model() == "quill"
+        assert board_agent.drivers() == {"l4t": "32.7.1"}
+
+    def test_clocks_are_those_of_the_part_in_use(self) -> None:
+        assert board_agent.clock_mhz([], "cuda:0") == 1122.0
+        assert board_agent.clock_mhz([], "cpu") == 1500.0
+        assert board_agent.clock_mhz([0], "cpu") == 2000.0
+
+    def test_a_fan_holds_nothing_back(self, root: Path) -> None:
+        assert not board_agent.throttled()
+        (root / "sys/class/thermal/cooling_device1/cur_state").write_text("1")
+        assert board_agent.throttled()
+
+    def test_the_hottest_sensor_that_is_on(self) -> None:
+        assert board_agent.temperature_c() == 41.5
+
+    def test_power_modes_differ_by_whether_clocks_are_pinned(self, root: Path) -> None:
+        assert board_agent.power_mode() == "MAXN, clocks pinned"
+        (root / "sys/class/devfreq/17000000.gp10b/min_freq").write_text("114750000")
+        assert board_agent.power_mode() == "MAXN, clocks free"
+        (root / "bin/nvpmodel").write_text("#!/bin/sh\nexit 1\n")
+        assert board_agent.power_mode() == "schedutil"
+
+    def test_a_machine_that_says_nothing(self, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(board_agent, "ROOT", str(root / "empty"))
+        monkeypatch.setenv("PATH", str(root / "empty"))
+        assert board_agent.clock_mhz([], "cpu") is board_agent.temperature_c() is board_agent.load([], 0.0) is None
+        assert not board_agent.throttled()
+        assert board_agent.power_mode() == ""
+        assert board_agent.drivers() == {}
+        assert board_agent.device_model()
 
 
 TRTEXEC = """

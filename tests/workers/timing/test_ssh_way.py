@@ -49,7 +49,9 @@ def device(server: SshServer) -> Callable[..., Device]:
     """A device behind the server; keyword arguments are the device's, `ssh` and `python` its options."""
 
     def made(ssh: str = "board", python: str | None = None, **given: Any) -> Device:
-        options = {"ssh": ssh, "ssh_config": str(server.config), "python": python or shlex.quote(bare_python())}
+        found = python or shlex.quote(bare_python())
+        leased = f"export RANKRAY_LEASES={server.config.parent}; {found}"  # others may time something on this machine
+        options = {"ssh": ssh, "ssh_config": str(server.config), "python": leased}
         return Device(**{"name": "tx2", "backend": "python", "options": options, **given})
 
     return made
@@ -115,7 +117,7 @@ class TestMeasuring:
         network = NetworkWorkload(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU()), (3, 5, 5))
         refused, found = timed(device(), network, LAYER)
         assert (refused.status, found.status) == ("error", "ok")
-        assert "cascades of Conv2d and Linear only" in refused.reason
+        assert refused.reason == "tx2: the backend 'python' runs cascades of Conv2d and Linear only"
 
     def test_a_wrong_answer_is_told(self, device: Callable[..., Device], monkeypatch: pytest.MonkeyPatch) -> None:
         """Weights that arrive as others: what runs there is not what was asked for."""
@@ -180,7 +182,7 @@ class TestConnectionsThatEnd:
 
     def test_an_agent_of_another_host_has_the_board(self, device: Callable[..., Device]) -> None:
         with (
-            board.Board(device(), ["sh", "-c"], bare_python(), leased=True),
+            board.Board(device(), ["sh", "-c"], device().options["python"], leased=True),
             pytest.raises(MeasurementError, match="tx2: board: another agent times something on the board"),
         ):
             timed(device(), LAYER)
