@@ -47,7 +47,8 @@ class Rules:
         cpu_limit_c, accelerator_limit_c: temperatures above which no block counts.
         blocks: that count, at least.
         half_width: of the median's confidence interval, relative to it, at most.
-        patience: blocks after which CPU time may stand in for wall time, if fewer than `blocks` in so many count.
+        patience: blocks after which CPU time may stand in for wall time, if fewer than `blocks` in so many count; it
+            may at the time limit, too.
         slice_s: that a processor wanted by others is given to one process at a time; only for calls longer than this
             may CPU time stand in.
         drift: by which the reference workload may have moved.
@@ -163,7 +164,7 @@ def verdict(
     if wall is not None and _is_enough(wall, rules):
         return Verdict("ok", spread=wall)
     seldom = len(counted) * rules.patience < rules.blocks * len(blocks)
-    if threads == 1 and seldom and len(blocks) >= rules.patience:
+    if threads == 1 and seldom and (out_of_time or len(blocks) >= rules.patience):
         cpu = _cpu_spread(blocks, faults)
         if cpu is not None and cpu.median_ms > rules.slice_s * 1e3 and _is_enough(cpu, rules):
             return Verdict("ok", spread=cpu)
