@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from typing import Any, Protocol
 
+import torch
 from torch import nn
 
 from search_spaces.rank_space import rank_vector_from
@@ -99,9 +101,10 @@ class SelectThenFineTune:
         self._tuned().restore(state["fine_tuning"])
 
     def finish(self) -> Compressed:
-        """The fine-tuned network in eval mode, on the CPU."""
+        """The fine-tuned network, a copy in eval mode and ordinary memory on the CPU."""
         tuned = self._tuned()
-        return Compressed(tuned.network.cpu().eval(), tuned.ranks, self._structure)
+        network: nn.Module = copy.deepcopy(tuned.network).cpu().to(memory_format=torch.contiguous_format)
+        return Compressed(network.eval(), tuned.ranks, self._structure)
 
     def _tuned(self) -> FineTuning:
         """The second phase, begun when it is first asked for."""
