@@ -23,7 +23,7 @@ from workers.timing.way import Identity
 __all__ = ["Station", "Stations", "why_lost"]
 
 _SAY_AFTER_S = 10.0
-_ASK_S = 20.0
+_ASK_S = 120.0
 
 
 @dataclass
@@ -139,6 +139,8 @@ class Stations:
         """
         try:
             found: Activity = ray.get(self._stations[name].actor.activity.remote(), timeout=_ASK_S)
+        except GetTimeoutError:
+            raise MeasurementError(name, f"its actor has not answered for {_ASK_S:.0f} s") from None
         except RayError as error:
             raise MeasurementError(name, why_lost(error)) from None
         return found

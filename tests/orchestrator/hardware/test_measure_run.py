@@ -159,6 +159,7 @@ def test_a_device_that_hangs_is_given_up_and_its_work_goes_to_another(
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_interrupted_it_keeps_what_it_measured_and_goes_on(
     config: dict[str, Any], tmp_path: Path, project: Path
 ) -> None:
