@@ -34,10 +34,10 @@ from torch import nn
 from search_spaces.assembly import assemble
 from search_spaces.errors import ConfigError
 from workers.training.contract import Compressed, Metrics, Setup, State, check_setup
-from workers.training.fine_tuning import FineTuningSettings
 from workers.training.rank_candidates import RankCandidates
 from workers.training.selection import SelectThenFineTune, report
-from workers.training.sgd import SGDSettings, SGDTraining
+from workers.training.selection_settings import SelectionSettings
+from workers.training.sgd import SGDTraining
 from workers.training.supernet import Relaxation, Supernet
 from workers.training.thinning import take_statistics
 from workers.training.truncation import architecture
@@ -45,7 +45,7 @@ from workers.training.truncation import architecture
 __all__ = ["Haloc", "HalocSettings", "start_haloc"]
 
 
-class HalocSettings(FineTuningSettings):
+class HalocSettings(SelectionSettings):
     """How ranks are chosen; the rest is fine-tuning's.
 
     Attributes:
@@ -62,8 +62,6 @@ class HalocSettings(FineTuningSettings):
         strict_step: whether the budget must be met without ranks off the step.
     """
 
-    selection_epochs: Annotated[int, Field(ge=1)] = 10
-    selection_learning_rate: Annotated[float, Field(gt=0)] = 0.01
     probability_share: Annotated[float, Field(gt=0, lt=1)] = 0.2
     probability_learning_rate: Annotated[float, Field(gt=0)] = 0.01
     probability_weight_decay: Annotated[float, Field(ge=0)] = 5e-4
@@ -94,7 +92,7 @@ class Haloc:
         self._weights = SGDTraining(
             self.network,
             weights,
-            _selecting(settings),
+            settings.selecting(),
             seed=setup.seed,
             objective=self._weight_objective,
             optimizer=self._weight_optimizer,
@@ -103,7 +101,7 @@ class Haloc:
         self._probabilities = SGDTraining(
             self.network,
             probabilities,
-            _selecting(settings),
+            settings.selecting(),
             seed=setup.seed + 1,
             rate=lambda _: settings.probability_learning_rate,
             objective=self._probability_objective,
@@ -217,15 +215,3 @@ def start_haloc(settings: HalocSettings, setup: Setup) -> SelectThenFineTune:
     if other is not None:
         raise ConfigError("sweep.scheme", f"haloc factorises by tucker2, got {other}")
     return SelectThenFineTune("haloc", Haloc(setup, settings), settings, setup)
-
-
-def _selecting(settings: HalocSettings) -> SGDSettings:
-    """The loop's settings while ranks are chosen."""
-    given = {name: getattr(settings, name) for name in SGDSettings.model_fields}
-    changed = {
-        "epochs": settings.selection_epochs,
-        "learning_rate": settings.selection_learning_rate,
-        "warm_up_epochs": 0.0,
-        "distillation": 0.0,
-    }
-    return SGDSettings(**{**given, **changed})

@@ -39,21 +39,21 @@ from workers.batch import Inputs
 from workers.factoriser import Factorising, factorise
 from workers.training.contract import Compressed, Metrics, Setup, State, check_setup
 from workers.training.filter_removal import masking, run_with
-from workers.training.fine_tuning import FineTuningSettings
 from workers.training.masks import ScheduledSigmoid
 from workers.training.selection import SelectThenFineTune, report
-from workers.training.sgd import SGDSettings, SGDTraining
+from workers.training.selection_settings import SelectionSettings
+from workers.training.sgd import SGDTraining
 from workers.training.singular_value_threshold import singular_value_threshold, soft_rank
 from workers.training.thinning import Learned, Thinning
 
 __all__ = ["Less", "LessSettings", "ThresholdedNetwork", "start_less"]
 
 
-class LessSettings(FineTuningSettings):
+class LessSettings(SelectionSettings):
     """How masks and thresholds are learned; the rest is fine-tuning's.
 
     Attributes:
-        selection_epochs: in which they are learned, on all training samples.
+        selection_epochs: on all training samples.
         selection_learning_rate: Adam's, of masks and of thresholds.
         learn: filters alone and ranks alone are the thesis' ablations.
         penalty: lambda, the weight of the missed budget.
@@ -62,8 +62,6 @@ class LessSettings(FineTuningSettings):
         rank_sharpness: of the soft rank, tau = rank_sharpness / s_1.
     """
 
-    selection_epochs: Annotated[int, Field(ge=1)] = 10
-    selection_learning_rate: Annotated[float, Field(gt=0)] = 0.01
     learn: Literal["both", "filters", "ranks"] = "both"
     penalty: Annotated[float, Field(gt=0)] = 10.0
     steepness: Annotated[float, Field(gt=0)] = 5.0
@@ -149,7 +147,7 @@ class Less:
         self._training = SGDTraining(
             self.network,
             setup.train,
-            _selecting(settings),
+            settings.selecting(),
             seed=setup.seed,
             device=setup.device,
             method="less",
@@ -224,15 +222,3 @@ def start_less(settings: LessSettings, setup: Setup) -> SelectThenFineTune:
 def _plain(network: nn.Module) -> nn.Module:
     """A copy on the CPU."""
     return copy.deepcopy(network).cpu().to(memory_format=torch.contiguous_format).eval()
-
-
-def _selecting(settings: LessSettings) -> SGDSettings:
-    """The loop's settings while masks are learned."""
-    given = {name: getattr(settings, name) for name in SGDSettings.model_fields}
-    changed = {
-        "epochs": settings.selection_epochs,
-        "learning_rate": settings.selection_learning_rate,
-        "warm_up_epochs": 0.0,
-        "distillation": 0.0,
-    }
-    return SGDSettings(**{**given, **changed})

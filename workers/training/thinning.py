@@ -242,11 +242,11 @@ class Thinning:
         worst = max(range(len(least)), key=least.__getitem__)
         cost, target = self._setup.budget.targets[worst]
         closest = 1 - (1 - target) * (least[worst] if found is None else found.used)
-        what = f"can reach {closest:.4f} at most" if found is None else f"comes no closer than {closest:.4f}"
+        means = "filters and ranks" if self.groups else "ranks (no filter can be removed)"
+        reached = f"can reach {closest:.4f} at most" if found is None else f"comes no closer than {closest:.4f}"
         raise InfeasibleBudgetError(
             f"sweep.budget.{cost}",
-            f"a compression of {target:.4g} by {method}: it {what}, "
-            + ("by filters and ranks" if self.groups else "by ranks; no filter can be removed"),
+            f"{method} cannot reach a compression of {target:.4g}: by {means} it {reached}",
             {cost: closest},
         )
 

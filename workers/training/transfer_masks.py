@@ -32,16 +32,16 @@ from search_spaces.schemes.decomposition import decompose
 from workers.batch import Inputs
 from workers.training.contract import Compressed, Metrics, Setup, State, check_setup
 from workers.training.filter_removal import masking, run_with
-from workers.training.fine_tuning import FineTuningSettings
 from workers.training.masks import ScheduledSigmoid
 from workers.training.selection import SelectThenFineTune, report
-from workers.training.sgd import SGDSettings, SGDTraining
+from workers.training.selection_settings import SelectionSettings
+from workers.training.sgd import SGDTraining
 from workers.training.thinning import Learned, Thinning
 
 __all__ = ["MaskedNetwork", "TransferMasks", "TransferMasksSettings", "start_transfer_masks", "with_classes"]
 
 
-class TransferMasksSettings(FineTuningSettings):
+class TransferMasksSettings(SelectionSettings):
     """How masks are learned while the network moves; the rest is fine-tuning's.
 
     Attributes:
@@ -53,7 +53,6 @@ class TransferMasksSettings(FineTuningSettings):
         remove_filters: whether filters have masks, too.
     """
 
-    selection_epochs: Annotated[int, Field(ge=1)] = 10
     selection_learning_rate: Annotated[float, Field(gt=0)] = 1e-3
     mask_learning_rate: Annotated[float, Field(gt=0)] = 0.01
     penalty: Annotated[float, Field(gt=0)] = 10.0
@@ -147,7 +146,7 @@ class TransferMasks:
         self._training = SGDTraining(
             self.network,
             setup.train,
-            _selecting(settings),
+            settings.selecting(),
             seed=setup.seed,
             device=setup.device,
             method="transfer_masks",
@@ -250,16 +249,3 @@ def start_transfer_masks(settings: TransferMasksSettings, setup: Setup) -> Selec
     if settings.distillation:
         raise ConfigError("sweep.distillation", "the pretrained network does not know the new classes; leave it at 0")
     return SelectThenFineTune("transfer_masks", TransferMasks(setup, settings), settings, setup)
-
-
-def _selecting(settings: TransferMasksSettings) -> SGDSettings:
-    """The loop's settings while masks are learned."""
-    given = {name: getattr(settings, name) for name in SGDSettings.model_fields}
-    return SGDSettings(
-        **{
-            **given,
-            "epochs": settings.selection_epochs,
-            "learning_rate": settings.selection_learning_rate,
-            "warm_up_epochs": 0.0,
-        }
-    )

@@ -3,11 +3,18 @@
 import dataclasses
 
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from search_spaces.budgets import Budget
+from search_spaces.costs import rank_space
 from search_spaces.errors import InfeasibleBudgetError
+from search_spaces.schemes.registry import schemes
+from search_spaces.survey import survey
+from workers.models import CifarResNet
+from workers.training.contract import Setup
+from workers.training.samples import Samples
 
 from .digit_setups import digit_setup, small_cnn
 from .selecting_methods import SCHEMES, costs, few, start, trained
@@ -98,3 +105,22 @@ def test_a_budget_out_of_reach_is_refused_before_training(method, budget):
 def test_volume_is_out_of_reach_for_ranks_alone():
     with pytest.raises(InfeasibleBudgetError, match="volume"):
         start("less", {"volume": 0.2}, learn="ranks")
+
+
+@pytest.mark.parametrize("method", SCHEMES)
+def test_networks_with_residual_sums_meet_it_too(method):
+    torch.manual_seed(0)
+    images = Samples(torch.randint(0, 256, (32, 3, 16, 16), dtype=torch.uint8), torch.arange(32) % 10)
+    network = CifarResNet(8)
+    found = survey(network, lambda model: model(torch.zeros(1, 3, 16, 16)))
+    chosen = (schemes().get(SCHEMES[method], "search.scheme"),) * len(found.layers)
+    space = rank_space(found, chosen, binding=["macs"])
+    setup = Setup(network, found.layers, chosen, space, Budget((("macs", 0.6),)), images, images)
+    trainable = start(method, {}, setup, epochs=0, batch_size=16)
+    while not trainable.done:
+        trainable.step()
+    result = trainable.finish()
+    left = survey(result.network, lambda model: model(torch.zeros(1, 3, 16, 16))).layers
+    share = sum(layer.macs((layer.dense,)) for layer in left) / space.dense_cost["macs"]
+    assert 0.99 * 0.4 <= share <= 0.4
+    assert set(result.structure.get("filters", {})) <= {f"layer{i}.0.conv1" for i in (1, 2, 3)}
