@@ -26,6 +26,12 @@ SWEEP_STRIDE, SWEEP_COUNT, _SWEEP_TOP = 4, 17, 128
 _NOISE = 0.005
 """Share of the time below which differences are no structure, whatever the intervals say."""
 
+_LEAST = 6
+"""Ranks without which a sweep tells nothing."""
+
+_SPIKE = 0.2
+"""Share by which a lone point must be off both neighbours to be left out."""
+
 _STRONGLY = 6.0
 """Difference in BIC that counts as strong evidence (Kass and Raftery 1995)."""
 
@@ -47,14 +53,15 @@ def rank_step(ranks: Sequence[int], timings: Sequence[Timing]) -> int:
     the straight line; of several, the one that fits best.
 
     Args:
-        ranks: rising, evenly spaced; `timings` aligned.
+        ranks: rising; `timings` aligned.
     """
-    if len(ranks) < 6:
-        return 1
     times = np.array([one.ms for one in timings], dtype=np.float64)
+    kept = _without_spikes(times)
+    times, at = times[kept], np.array(ranks, dtype=np.float64)[kept]
+    if len(times) < _LEAST:
+        return 1
     spread = statistics.median((one.high_ms - one.low_ms) / 4 for one in timings)  # 95 % intervals: 4 sigma wide
     floor = max(_NOISE * float(np.median(times)), spread) ** 2
-    at = np.array(ranks, dtype=np.float64)
     line = np.column_stack([np.ones_like(at), at])
     best, least = 1, _fit(times, line, floor)[0] - _STRONGLY
     for step in STEPS:
@@ -66,6 +73,15 @@ def rank_step(ranks: Sequence[int], timings: Sequence[Timing]) -> int:
         if weights[-1] > 0 and value < least:
             best, least = step, value
     return best
+
+
+def _without_spikes(times: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Marks all but lone points far off both neighbours: no step is one, and a fit by squares would bend to them."""
+    kept = np.ones(len(times), dtype=bool)
+    if len(times) > 2:
+        middle = np.median([times[:-2], times[1:-1], times[2:]], axis=0)
+        kept[1:-1] = np.abs(times[1:-1] - middle) <= _SPIKE * middle
+    return kept
 
 
 def _fit(times: NDArray[np.float64], features: NDArray[np.float64], floor: float) -> tuple[float, NDArray[np.float64]]:

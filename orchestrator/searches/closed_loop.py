@@ -3,7 +3,7 @@
 What a search goes by is a prediction: layers' times, summed and calibrated. So when a search is done, its best few
 candidates are measured on every limited device, the models are refitted, the limits translated, and the search starts
 again, from its remembered scores: no rank vector is scored twice. A round in which the search's answer is measured to
-be within the budget, and whose limits would not become looser by more than a little, is the last one.
+be within the budget is the last one, unless the limits turned out clearly looser than thought and none was missed yet.
 """
 
 from __future__ import annotations
@@ -94,6 +94,7 @@ class ClosedLoop:
         self._asked_now: dict[RankVector, None] = {}
         self._waiting: set[RankVector] = set()
         self._tried: set[RankVector] = set()
+        self._missed_before = False
         self._last_resort: list[RankVector] | None = None
         self._done = False
 
@@ -190,19 +191,14 @@ class ClosedLoop:
         if answer is not None and self._within(answer.ranks):
             self._done = not self._worth_another(before)
         elif answer is not None:
-            self.models = tuple(self._tightened(answer.ranks, *both) for both in zip(self.models, before, strict=True))
+            self._missed_before = True
+            self.models = tuple(model.tightened(answer.ranks) for model in self.models)
         if self._done:
             return
         if self._round == self._setting.rounds or not proposals:
             self._give_up()
         else:
             self._restart()
-
-    def _tightened(self, answer: RankVector, model: LatencyModel, before: LatencyModel) -> LatencyModel:
-        """The model with a lower aim where the answer was measured to miss its limit."""
-        if answer not in model.networks or model.within(answer):
-            return model
-        return model.tightened(before, model.networks[answer].timing.ms / model.limit_ms)
 
     def _proposals(self) -> list[RankVector]:
         """The search's answer and the best others that are predicted to fit, as many as are measured in a round."""
@@ -221,10 +217,15 @@ class ClosedLoop:
         )
 
     def _worth_another(self, before: Sequence[LatencyModel]) -> bool:
-        """Whether every limit turned out so loose that another search would find a clearly larger network."""
+        """Whether every limit turned out so loose that another search would find a clearly larger network.
+
+        Never after a miss: an aim that was lowered for it would rise again, and the same network miss again.
+        """
+        if self._missed_before or self._round == self._setting.rounds:
+            return False
         space = self.problem.space
         gains = [old.target(space) - new.target(space) for old, new in zip(before, self.models, strict=True)]
-        return self._round < self._setting.rounds and min(gains) > self._setting.worth
+        return min(gains) > self._setting.worth
 
     def _restart(self) -> None:
         self._levels += self._inner.level + 1

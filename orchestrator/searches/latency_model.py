@@ -92,17 +92,16 @@ class LatencyModel:
         ratios = [refitted.predicted_ms(ranks) / one.ms for ranks, one in measured.items()]
         return replace(refitted, aim_ms=self.limit_ms * statistics.median(ratios))
 
-    def tightened(self, before: LatencyModel, missed: float) -> LatencyModel:
-        """With an aim that is below the former one's C(r) by at least the share by which the limit was missed.
+    def tightened(self, answer: RankVector) -> LatencyModel:
+        """With an aim that lies below a network which was measured to miss the limit, by at least as much as it did.
 
-        Without it a refit that hardly moves would propose the same networks for ever.
-
-        Args:
-            before: the model that the missed proposal was made by.
-            missed: measured over limit, above 1.
+        Without it a refit that hardly moves would have the same network proposed for ever. The model itself where the
+        network was not measured, or does not miss.
         """
-        former = before.calibration.sum_for(before.aim_ms)
-        most = self.calibration.predict(former / max(missed, 1.0 + _LEAST_MOVE))
+        if answer not in self.networks or self.within(answer):
+            return self
+        missed = self.networks[answer].timing.ms / self.limit_ms
+        most = self.calibration.predict(self.cost.sum_ms(answer) / max(missed, 1.0 + _LEAST_MOVE))
         return replace(self, aim_ms=min(self.aim_ms, most))
 
     def target(self, space: RankSpace) -> float:

@@ -64,6 +64,14 @@ def test_measured_staircases(name: str) -> None:
     assert rank_step(SWEEP, timings([value / 1000 for value in MEASURED[name]], 0.01)) == 16
 
 
+@pytest.mark.parametrize("place", [1, 7, 15])
+@pytest.mark.parametrize("factor", [0.3, 10.0])
+def test_one_wrong_measurement_does_no_harm(place: int, factor: float) -> None:
+    values = [1 + 0.2 * math.ceil(rank / 16) for rank in SWEEP]
+    values[place] *= factor
+    assert rank_step(SWEEP, timings(values)) == 16
+
+
 def test_too_few_ranks_tell_nothing() -> None:
     assert rank_step([4, 8, 12], timings([1.0, 1.0, 2.0])) == 1
 

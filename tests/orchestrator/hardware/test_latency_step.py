@@ -121,8 +121,8 @@ class TestTheBudget:
             time_space(case, memory(tmp_path, PaddingDevice()))
 
     def test_limits_that_exclude_each_other_are_named(self, digits_checkpoint: Path, tmp_path: Path) -> None:
-        # A layer is faster factorised on one device, and dense on the other.
-        found = memory(tmp_path, PaddingDevice(slow=("far", "; conv 16>64 1x1")))
+        # Two layers are faster factorised on one device, and dense on the other.
+        found = memory(tmp_path, PaddingDevice(slow=("far", ">32 1x1")))
         loose = prepared(digits_checkpoint, {"latency": {"near": 0.01, "far": 0.01}})
         space = time_space(loose, found).prepared.space
         costs = {device: f"latency@{device}" for device in ("near", "far")}
