@@ -16,9 +16,17 @@ def names(searches: dict[str, Any], **compare: Any) -> list[list[str]]:
 
 
 def test_methods_budgets_and_settings_share_them() -> None:
-    searches = {"mbs": {"settings": [{"step": 3, "beam_size": 5}]}, "energy": {"objective": "kl"}, "uniform": {}}
+    searches = {"mbs": {"settings": [{"step": 3, "beam_size": 5}]}, "energy": {}, "uniform": {}}
     (group,) = names(searches, budgets=[0.3, 0.5, {"macs": 0.4}])
     assert len(group) == 9
+
+
+@pytest.mark.parametrize(("early_stop", "groups"), [(False, 1), (True, 2)])
+def test_an_objective_keeps_them_apart_only_where_it_stops_children(early_stop: bool, groups: int) -> None:
+    assert (
+        len(names({"one": {"early_stop": early_stop}, "other": {"early_stop": early_stop, "objective": "kl"}}))
+        == groups
+    )
 
 
 @pytest.mark.parametrize(
