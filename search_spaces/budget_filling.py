@@ -16,8 +16,8 @@ __all__ = ["Price", "fill_budget"]
 Usage = tuple[float, ...]
 """By limit, how much of what the limit allows is used: at most 1 fits."""
 
-_LOWERED = 3
-"""Levels by which an exchange lowers one variable at most."""
+_LOWERED = (1, 2, 3, 4, 5, 6, 8, 11, 15, 21, 30, 42)
+"""Levels by which an exchange lowers one variable: the first three of them where there are many variables."""
 
 _FEW = 12
 """Variables up to which exchanges are of three."""
@@ -57,7 +57,7 @@ def fill_budget(
         used = price.used(levels)  # afresh: differences of floats add up
         if max(used) >= 1 - tolerance:
             break
-        closer = _closer(levels, used, worths, price)
+        closer = _closer(levels, used, worths, price, 1 - tolerance)
         if closer is None:
             break
         levels = closer
@@ -92,30 +92,45 @@ def _add_in_order(levels: list[int], worths: Sequence[Sequence[float]], price: P
         levels[variable] -= 1
 
 
-def _closer(levels: Sequence[int], used: Usage, worths: Sequence[Sequence[float]], price: Price) -> list[int] | None:
-    """The exchange that comes closest to the budget; None if none comes closer than `levels`.
+def _closer(
+    levels: Sequence[int], used: Usage, worths: Sequence[Sequence[float]], price: Price, enough: float
+) -> list[int] | None:
+    """An exchange that uses `enough`, else the one that comes closest; None if none comes closer than `levels`.
 
     Lowers one variable or none, then raises another as far as fits. Few variables have few exchanges, and coarse ones:
-    there a third is raised as well, after the second went as far as fits or up to two levels less.
+    where those are not enough, a third is raised after the second went as far as fits or up to two levels less.
     """
     best, found = max(used), None
-    for start, between in _lowered(levels, used, price):
-        for changed, after in _raised(start, between, levels, worths, price, spare=3 if len(levels) <= _FEW else 1):
-            ends = [(changed, after)]
-            if len(levels) <= _FEW:
-                ends += _raised(changed, after, changed, worths, price, spare=1)
-            for end, usage in ends:
-                if best + 1e-12 < max(usage) <= 1:
-                    best, found = max(usage), end
+    for three in (False, True) if len(levels) <= _FEW else (False,):
+        for end, usage in _exchanges(levels, used, worths, price, three):
+            if best + 1e-12 < max(usage) <= 1:
+                best, found = max(usage), end
+                if best >= enough:
+                    return found
+        if found is not None:
+            return found
     return found
+
+
+def _exchanges(
+    levels: Sequence[int], used: Usage, worths: Sequence[Sequence[float]], price: Price, three: bool
+) -> Iterator[tuple[list[int], Usage]]:
+    for start, between in _lowered(levels, used, price):
+        for changed, after in _raised(start, between, levels, worths, price, spare=3 if three else 1):
+            if three:
+                yield from _raised(changed, after, changed, worths, price, spare=1)
+            else:
+                yield changed, after
 
 
 def _lowered(levels: Sequence[int], used: Usage, price: Price) -> Iterator[tuple[list[int], Usage]]:
     """The levels themselves, and with each variable some levels lower."""
     yield list(levels), used
     for variable, level in enumerate(levels):
-        for lower in range(max(0, level - _LOWERED), level):
-            yield [*levels[:variable], lower, *levels[variable + 1 :]], price.used_after(levels, used, variable, lower)
+        for by in _LOWERED if len(levels) <= _FEW else _LOWERED[:3]:
+            if by <= level:
+                after = price.used_after(levels, used, variable, level - by)
+                yield [*levels[:variable], level - by, *levels[variable + 1 :]], after
 
 
 def _raised(

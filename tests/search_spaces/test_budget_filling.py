@@ -1,6 +1,6 @@
 """Filling a budget: never above it, in the order of worth, and close to it."""
 
-from itertools import product
+from itertools import permutations, product
 
 import pytest
 from hypothesis import given, settings
@@ -53,13 +53,20 @@ def test_what_is_left_over_goes_to_the_exchange_that_comes_closest():
     assert levels == (0, 1, 1)
 
 
-@given(st.lists(st.integers(1, 60), min_size=3, max_size=4), st.integers(30, 200))
+@given(st.lists(st.integers(1, 15), min_size=2, max_size=4), st.integers(60, 200))
 @settings(deadline=None, max_examples=40)
-def test_it_comes_nearly_as_close_as_trying_everything(prices, budget):
+def test_no_exchange_of_one_variable_for_another_comes_closer(prices, budget):
     price = Linear([one / budget for one in prices])
-    worths = [[0.5] * 5] * len(prices)
-    best = max(price.used(levels)[0] for levels in product(range(6), repeat=len(prices)) if price.used(levels)[0] <= 1)
-    assert price.used(fill_budget(worths, price))[0] >= min(best, 0.99) - 0.15
+    levels = fill_budget([[0.5] * 5] * len(prices), price)
+    used = price.used(levels)[0]
+    if used >= 0.99:
+        return
+    for lowered, raised in permutations(range(len(prices)), 2):
+        for down, up in product(range(levels[lowered] + 1), range(6 - levels[raised])):
+            other = list(levels)
+            other[lowered] -= down
+            other[raised] += up
+            assert not used + 1e-9 < price.used(other)[0] <= 1
 
 
 def test_without_room_for_the_least_there_is_no_answer():

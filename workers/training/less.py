@@ -57,15 +57,16 @@ class LessSettings(SelectionSettings):
         selection_learning_rate: Adam's, of masks and of thresholds.
         learn: filters alone and ranks alone are the thesis' ablations.
         penalty: lambda, the weight of the missed budget.
-        steepness, steepness_growth, steepness_limit: of the scheduled sigmoid; on ImageNet the thesis grows it by 8.
-        harden: whether it grows every epoch or every step.
+        steepness, steepness_growth, steepness_limit: of the scheduled sigmoid. The thesis grows it by 4, on ImageNet by
+            8; left out, it reaches its limit in the last epoch: a soft mask is not what it rounds to.
+        harden: whether it grows every epoch or every step (by 4 where the growth is left out).
         rank_sharpness: of the soft rank, tau = rank_sharpness / s_1.
     """
 
     learn: Literal["both", "filters", "ranks"] = "both"
     penalty: Annotated[float, Field(gt=0)] = 10.0
     steepness: Annotated[float, Field(gt=0)] = 5.0
-    steepness_growth: Annotated[float, Field(ge=0)] = 4.0
+    steepness_growth: Annotated[float, Field(ge=0)] | None = None
     steepness_limit: Annotated[float, Field(gt=0)] = 50.0
     harden: Literal["epoch", "step"] = "epoch"
     rank_sharpness: Annotated[float, Field(gt=0)] = 2.0
@@ -92,7 +93,10 @@ class ThresholdedNetwork(nn.Module):
         self._layers, self._groups = setup.layers, thinning.groups
         self._factored = [one and settings.learn != "filters" for one in thinning.factorable]
         self._sharpness = settings.rank_sharpness
-        self._sigmoid = ScheduledSigmoid(settings.steepness, settings.steepness_growth, settings.steepness_limit)
+        epochs = settings.selection_epochs if settings.harden == "epoch" else None
+        self._sigmoid = ScheduledSigmoid.over(
+            epochs, settings.steepness, settings.steepness_growth, settings.steepness_limit
+        )
         weights = [network.get_parameter(f"{layer.name}.weight").detach().flatten(1) for layer in self._layers]
         largest = torch.stack([torch.linalg.matrix_norm(weight.cpu().double(), 2).float() for weight in weights])
         self.register_buffer("largest", largest)

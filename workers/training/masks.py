@@ -25,6 +25,13 @@ class ScheduledSigmoid:
     growth: float = 4.0
     most: float = 50.0
 
+    @classmethod
+    def over(cls, epochs: int | None, start: float, growth: float | None, most: float) -> ScheduledSigmoid:
+        """A schedule; without a growth one that is at its limit in the last of so many epochs, if they are known."""
+        if growth is None:
+            growth = cls.growth if epochs is None else max(0.0, most - start) / max(1, epochs - 1)
+        return cls(start, growth, most)
+
     def steepness(self, index: int) -> float:
         """mu_i."""
         return min(self.most, self.start + self.growth * index)

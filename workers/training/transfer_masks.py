@@ -49,7 +49,8 @@ class TransferMasksSettings(SelectionSettings):
         selection_learning_rate: AdamW's, of the weights.
         mask_learning_rate: of the masks' logits.
         penalty: weight of the squared distance from the budget, in shares of the dense network's cost.
-        steepness, steepness_growth, steepness_limit: of the scheduled sigmoid, which hardens every epoch.
+        steepness, steepness_growth, steepness_limit: of the scheduled sigmoid, which hardens every epoch; without a
+            growth it is at its limit in the last one.
         remove_filters: whether filters have masks, too.
     """
 
@@ -57,7 +58,7 @@ class TransferMasksSettings(SelectionSettings):
     mask_learning_rate: Annotated[float, Field(gt=0)] = 0.01
     penalty: Annotated[float, Field(gt=0)] = 10.0
     steepness: Annotated[float, Field(gt=0)] = 5.0
-    steepness_growth: Annotated[float, Field(ge=0)] = 4.0
+    steepness_growth: Annotated[float, Field(ge=0)] | None = None
     steepness_limit: Annotated[float, Field(gt=0)] = 50.0
     remove_filters: bool = True
 
@@ -141,7 +142,9 @@ class TransferMasks:
     def __init__(self, setup: Setup, settings: TransferMasksSettings) -> None:
         self._setup, self._settings = setup, settings
         self.thinning = Thinning(setup, "transfer_masks", filters=settings.remove_filters)
-        sigmoid = ScheduledSigmoid(settings.steepness, settings.steepness_growth, settings.steepness_limit)
+        sigmoid = ScheduledSigmoid.over(
+            settings.selection_epochs, settings.steepness, settings.steepness_growth, settings.steepness_limit
+        )
         self.network = MaskedNetwork(setup, self.thinning, sigmoid)
         self._training = SGDTraining(
             self.network,

@@ -28,3 +28,12 @@ def test_gradients_are_the_finite_differences(index):
 
 def test_half_open_counts_as_open():
     assert rounded(torch.tensor([0.49, 0.5, 0.51])).tolist() == [0, 1, 1]
+
+
+def test_without_a_growth_it_is_at_its_limit_in_the_last_epoch():
+    schedule = ScheduledSigmoid.over(10, 5, None, 50)
+    assert schedule.steepness(0) == 5
+    assert schedule.steepness(8) < 50
+    assert schedule.steepness(9) == pytest.approx(50)
+    assert ScheduledSigmoid.over(10, 5, 8, 50).growth == 8
+    assert ScheduledSigmoid.over(None, 5, None, 50).growth == 4

@@ -100,9 +100,8 @@ def test_less_learns_filters_alone_or_ranks_alone():
 
 
 def test_transfer_moves_to_a_data_set_with_other_classes():
-    torch.manual_seed(0)
-    moved = with_classes(small_cnn(), 3)
     setup = digit_setup({"parameters": 0.5})
+    moved = with_classes(setup.network, 3)
     digits = setup.train.batch(torch.arange(len(setup.train)))
     three = digits.labels < 3
     of_three = Samples(digits.inputs[three], digits.labels[three], setup.train.normalisation)
@@ -114,7 +113,8 @@ def test_transfer_moves_to_a_data_set_with_other_classes():
         digit_setup({"parameters": 0.5}, network=moved, **samples),
         selection_epochs=4,
         selection_learning_rate=0.01,
-        epochs=2,
+        epochs=3,
+        batch_size=16,
     )
     while not trainable.done:
         metrics = trainable.step()
