@@ -16,7 +16,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
@@ -35,7 +35,7 @@ class Holder:
         device: by its name in the holder's config.
         run: of the holder.
         user, pid: of the holding process.
-        since: seconds since the epoch.
+        since: when it got the lease, in seconds since the epoch.
     """
 
     device: str
@@ -157,7 +157,7 @@ def _take(thing: str, holder: Holder, wait_s: float) -> int:
         lock = _open(folder / f"{name}.lock")
         if not _wait(turnstile, started + wait_s) or not _wait(lock, started + wait_s):
             raise LeaseHeldError(holder.device, thing, _read(lock), time.monotonic() - started)
-        _write(lock, holder)
+        _write(lock, replace(holder, since=time.time()))  # it may have waited
         return lock
     except BaseException:
         if lock >= 0:

@@ -10,6 +10,7 @@ import stat
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -119,6 +120,23 @@ def test_a_killed_holder_holds_nothing(holder: subprocess.Popen[str]) -> None:
     holder.wait()
     assert is_free("core-0")
     assert lease_holder("core-0") is None
+
+
+def test_a_lease_counts_from_when_it_was_had_not_from_when_it_was_wanted(holder: subprocess.Popen[str]) -> None:
+    freed: list[float] = []
+
+    def free() -> None:
+        freed.append(time.time())
+        holder.kill()
+
+    timer = threading.Timer(0.3, free)
+    timer.start()
+    with lease(["core-0"], "next", wait_s=60):
+        held_by = lease_holder("core-0")
+    timer.join()
+    assert held_by is not None
+    assert held_by.device == "next"
+    assert held_by.since >= freed[0]
 
 
 def test_a_child_that_inherits_a_lease_keeps_it_after_its_parent(project: Path) -> None:
