@@ -141,6 +141,9 @@ def _initialise(wanted: str | None) -> None:
     key = "cluster.address" if wanted else "RAY_ADDRESS"
     address = wanted or os.environ.get("RAY_ADDRESS") or "local"
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    # Ray gives up workers that have not reported after a minute. On a busy or slow machine importing torch takes
+    # longer, and workers that are started over and over never get there.
+    os.environ.setdefault("RAY_worker_register_timeout_seconds", "600")
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "job_config": _job_config()}
     if address == "local":
         keep_token_private()

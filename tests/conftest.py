@@ -20,6 +20,7 @@ os.environ.pop("RAY_ADDRESS", None)
 os.environ.pop("RAY_AUTH_TOKEN_PATH", None)
 os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+os.environ.setdefault("RAY_worker_register_timeout_seconds", "600")  # a busy machine imports torch slowly
 # Nor does a test wait for whoever times this machine now, or keep anybody waiting.
 _leases = tempfile.TemporaryDirectory(prefix="rankray-leases-")
 os.environ.setdefault("RANKRAY_LEASES", _leases.name)
