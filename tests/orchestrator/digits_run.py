@@ -18,7 +18,7 @@ def save_digits_network(folder: Path) -> Path:
 
 
 def digits_config(checkpoint: Path, **search: Any) -> dict[str, Any]:
-    """A search that scores a few hundred candidates in seconds."""
+    """A search that scores a few hundred candidates in seconds; all to their end, so that counts repeat."""
     return {
         "model": {"build": "workers.models:digits_cnn", "checkpoint": str(checkpoint)},
         "data": {
@@ -32,6 +32,7 @@ def digits_config(checkpoint: Path, **search: Any) -> dict[str, Any]:
             "objective": "cross_entropy",
             "tolerance": 0.01,
             "settings": [{"step": 8, "beam_size": 3}],
+            "early_stop": False,
             **search,
         },
         "cluster": {"evaluators": 2},

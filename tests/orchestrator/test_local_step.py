@@ -41,7 +41,8 @@ def allocating_config(checkpoint: Path, method: str, **search: Any) -> dict[str,
     """A small search by a method that is no beam search."""
     raw = digits_config(checkpoint)
     raw["data"]["calibration_size"] = 96
-    raw["search"] = {"method": method, "budget": {"parameters": 0.5}, "objective": "kl", **search}
+    shared = {"budget": {"parameters": 0.5}, "objective": "kl", "early_stop": False}
+    raw["search"] = {"method": method, **shared, **search}
     return raw
 
 

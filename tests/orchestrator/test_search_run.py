@@ -80,6 +80,30 @@ def test_same_answer_with_1_2_and_4_evaluators_and_one_by_one(
     assert answers[0] == sequential_answer(prepare(check_config(config, "test")))
 
 
+def test_early_stopping_changes_no_answer(ray_cluster: Cluster, digits_checkpoint: Path, tmp_path: Path) -> None:
+    """The same candidates, the same answer and the same scores; fewer of them scored to the end."""
+
+    def searched(early_stop: bool) -> api.Run:
+        config = digits_config(digits_checkpoint, early_stop=early_stop)
+        config["data"]["validation_size"] = 256
+        return api.search(config, tmp_path / f"{early_stop}")
+
+    to_the_end, stopping = searched(False), searched(True)
+    assert to_the_end.result is not None
+    assert stopping.result is not None
+    for key in ("ranks", "scores", "in_window"):
+        assert stopping.result[key] == to_the_end.result[key]
+    assert stopping.result["stopped"] > 0 == to_the_end.result["stopped"]
+    assert stopping.result["evaluations"] + stopping.result["stopped"] == to_the_end.result["evaluations"]
+    rows, others = (run.evaluations.set_index("ranks") for run in (stopping, to_the_end))
+    assert set(rows.index) == set(others.index)
+    stopped = rows[rows["status"] == "stopped"]
+    assert len(stopped) == stopping.result["stopped"]
+    assert stopped["reason"].str.fullmatch(r"its loss is at least \S+, and \S+ was reached by enough others").all()
+    scored = rows[rows["status"] == "ok"]
+    assert (scored["loss"] - others.loc[scored.index, "loss"]).abs().max() < 1e-6
+
+
 @pytest.fixture(scope="module")
 def finished(ray_cluster: Cluster, digits_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> api.Run:
     return api.search(digits_config(digits_checkpoint), tmp_path_factory.mktemp("runs") / "finished")
