@@ -150,7 +150,7 @@ def refused(
     """Runs a command that must be refused; returns its one line on stderr."""
 
     def run(*arguments: str) -> str:
-        before = sorted(project_of_a_user.rglob("*"))
+        before = sorted(one for one in project_of_a_user.rglob("*") if "__pycache__" not in one.parts)
         monkeypatch.setattr(sys, "argv", ["rankray", *arguments])
         with pytest.raises(SystemExit) as ended:
             cli.main()
@@ -158,7 +158,11 @@ def refused(
         assert (ended.value.code, out) == (2, ""), err
         assert re.fullmatch(r"rankray: [^\n]+\n", err), f"not one line: {err}"
         assert "Traceback" not in err
-        left = [path for path in sorted(project_of_a_user.rglob("*")) if "__pycache__" not in path.parts]
+        left = [
+            path
+            for path in sorted(one for one in project_of_a_user.rglob("*") if "__pycache__" not in one.parts)
+            if "__pycache__" not in path.parts
+        ]
         assert left == before, "something was left behind"
         return err.removeprefix("rankray: ").rstrip("\n")
 

@@ -404,7 +404,11 @@ class TestExportOfARun:
         network = compressed_network(prepared, answer, factors)
         run = RunDirectory.create(location, prepared)
         run.storage.write("model.safetensors", safetensors_bytes(prepared, answer, network))
-        run.write_result(build_result(prepared, answer, network, Effort(1, 0, 0, 0.0), {}))
+        run.write_result(
+            build_result(
+                prepared, answer, network, Effort(evaluations=1, stopped=0, skipped=0, taken_over=0, seconds=0.0), {}
+            )
+        )
         return location, network
 
     @pytest.mark.parametrize("format", FORMATS)
