@@ -158,11 +158,7 @@ def refused(
         assert (ended.value.code, out) == (2, ""), err
         assert re.fullmatch(r"rankray: [^\n]+\n", err), f"not one line: {err}"
         assert "Traceback" not in err
-        left = [
-            path
-            for path in sorted(one for one in project_of_a_user.rglob("*") if "__pycache__" not in one.parts)
-            if "__pycache__" not in path.parts
-        ]
+        left = sorted(one for one in project_of_a_user.rglob("*") if "__pycache__" not in one.parts)
         assert left == before, "something was left behind"
         return err.removeprefix("rankray: ").rstrip("\n")
 
@@ -190,7 +186,7 @@ def test_the_config_that_all_cases_start_from_works(project_of_a_user: Path, no_
 class TestConfig:
     def test_unknown_key(self, search: Refused) -> None:
         assert search("search.beam_width=3").startswith(
-            "search.beam_width: unknown key; known: batch_norm, budget, exclude, gamma, include, last_stage, measure, "
+            "search.beam_width: unknown key; known: batch_norm, budget, early_stop, exclude, gamma, include, last_stage"
         )
         assert search("search.setings=[]") == "search.setings: unknown key; did you mean 'settings'?"
         assert search("data.test.parket=x") == "data.test.parket: no key of a parquet source; did you mean 'parquet'?"
