@@ -17,8 +17,10 @@ help:
 demo: $(VENV)/.installed
 	@$(BIN)/rankray demo
 
+# The lower floors' tests keep to one core each; the others start Ray and processes of their own.
 test: lint
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -n 2 --dist loadfile tests/search_spaces tests/workers
+	@$(BIN)/python -m pytest tests --ignore=tests/search_spaces --ignore=tests/workers
 
 lint: $(VENV)/.installed-dev
 	@$(BIN)/ruff check --quiet .

@@ -6,6 +6,9 @@ candidate now and then: so the two are compared within the same minutes, however
 
 Where a search stops candidates early, its calls are cut, and told what candidates must reach, as by a pool that has one
 evaluator: how many are scored before anything is known is part of the time. A course keeps its calls with their bounds.
+
+Searches that differ in C_d alone are the same until one of them sees its window: that stretch is taken, with its times,
+from a course that lies in the same folder.
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ import time
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -145,6 +149,10 @@ def run_course(network: Network, file: Path) -> Course:
             file.replace(file.with_name(f"{file.name}.old"))
         (file.parent / ".gitignore").write_text("*\n", encoding="utf-8")  # megabytes that one machine alone can use
         file.write_text(json.dumps(header) + "\n", encoding="utf-8")
+    if not lines:
+        lines = _shared(network, file, header)
+        with file.open("a", encoding="utf-8") as stream:
+            stream.writelines(json.dumps(line) + "\n" for line in lines)
     search = network.start_search(lines[-1]["state"] if lines else None)
     levels = [_level(line) for line in lines]
     commits = {line["git_commit"] for line in lines}
@@ -265,6 +273,32 @@ def _read(file: Path, header: dict[str, Any]) -> list[dict[str, Any]]:
         file.write_text(whole, encoding="utf-8")
     lines = [json.loads(line) for line in whole.splitlines()]
     return lines[1:] if lines and lines[0] == header else []
+
+
+def _shared(network: Network, file: Path, header: dict[str, Any]) -> list[dict[str, Any]]:
+    """The lines of the longest stretch that this search shares with one beside it that has another C_d."""
+    stretches = [_stretch(network, other, header) for other in sorted(file.parent.glob("*.jsonl")) if other != file]
+    return max(stretches, key=len, default=[])
+
+
+def _stretch(network: Network, other: Path, header: dict[str, Any]) -> list[dict[str, Any]]:
+    """Its levels that this search asks for too, until a candidate reaches the window of either."""
+    with other.open(encoding="utf-8") as stream:
+        theirs = json.loads(stream.readline())
+    ours, asked_of_them = ({**one["search"], "budget": None} for one in (header, theirs))
+    if {**theirs, "search": asked_of_them} != {**header, "search": ours}:
+        return []
+    targets = [one["search"]["budget"]["parameters"] for one in (header, theirs)]
+    window = min(targets) - network.prepared.config.search.model_dump()["tolerance"]
+    compression = partial(network.prepared.space.compression, "parameters")
+    shared: list[dict[str, Any]] = []
+    for line in _read(other, theirs):
+        children = {ranks for group in _level(line).groups for ranks in group.children}
+        asked = network.start_search(shared[-1]["state"] if shared else None).ask()
+        if children != {one.ranks for one in asked} or max(map(compression, children)) >= window:
+            break
+        shared.append(line)
+    return shared
 
 
 def _level(line: dict[str, Any]) -> Level:

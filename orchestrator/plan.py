@@ -152,11 +152,17 @@ def show_plan(prepared: Prepared, plan: Plan, console: Console) -> None:
     console.print(
         f"search: {prepared.config.search.method}, {least}{plan.candidates:,} candidates (a dry run with made-up "
         f"scores; the real number differs), {plan.seconds_per_candidate * 1e3:,.3g} ms each here, "
-        f"{plan.evaluators} evaluator{'s' * (plan.evaluators != 1)}: {least}about {duration(plan.seconds)}",
+        f"{plan.evaluators} evaluator{'s' * (plan.evaluators != 1)}: {least}about {duration(plan.seconds)}"
+        + ("; candidates that are stopped early take less" if _some_stop_early(prepared, plan) else ""),
         highlight=False,
     )
     if plan.reason:
         console.print(f"{slower_way(plan.way)}, because {plan.reason}", highlight=False)
+
+
+def _some_stop_early(prepared: Prepared, plan: Plan) -> bool:
+    """Whether the search may leave candidates before their last sample; its time is that of scoring all to the end."""
+    return prepared.config.search.stops_early and plan.candidates > 1 and plan.way != "plain"
 
 
 def _layer_table(prepared: Prepared, console: Console) -> Table:

@@ -94,3 +94,17 @@ def _ranks(line: str) -> Any:
     """A level's candidates, without times and the calls that these decide: each as its parent and its change."""
     groups = json.loads(line).get("groups", ())
     return sorted(json.dumps([parent, change]) for parent, changes, _ in groups for change in changes)
+
+
+def test_searches_to_two_targets_share_what_they_have_in_common(project: Path, tmp_path: Path, data_dir: Path) -> None:
+    def course(folder: str, *targets: str) -> list[str]:
+        where = ("--json", str(tmp_path / f"{folder}.json"), "--courses", str(tmp_path / folder))
+        for target in targets:
+            run(project, "--part", "screened", "--targets", target, *where, data=str(data_dir))
+        (file,) = (tmp_path / folder).glob(f"*-c{targets[-1]}-*-exact.jsonl")
+        return file.read_text().splitlines()[1:]
+
+    alone, longer, beside = course("alone", "0.05"), course("beside", "0.06"), course("beside", "0.06", "0.05")
+    assert [_ranks(line) for line in beside] == [_ranks(line) for line in alone]
+    shared = [line for line in beside if line in longer]
+    assert 0 < len(shared) < len(beside)

@@ -144,7 +144,7 @@ class TestShowing:
         text = " ".join(" ".join(lines).split())
         assert text.endswith(
             "search: mbs, 1,234 candidates (a dry run with made-up scores; the real number differs), "
-            "12.4 ms each here, 2 evaluators: about 8 s"
+            "12.4 ms each here, 2 evaluators: about 8 s; candidates that are stopped early take less"
         )
 
     @pytest.mark.parametrize("width", [58, 64, 73, 74, 80, 89, 90, 200])
