@@ -1,0 +1,162 @@
+"""The directory of a sweep: its config, its trials' files, and what they come to."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from orchestrator.config.loading import parse_mapping
+from orchestrator.run_directory import RunDirectory
+from orchestrator.storage import Storage
+from orchestrator.sweeps.trials import Trial
+from search_spaces.errors import ConfigError
+
+__all__ = ["SweepDirectory", "below", "is_sweep"]
+
+_CONFIG, _PROGRESS, _TRIALS = "sweep.yaml", "sweep.json", "proposed"
+
+
+class SweepDirectory:
+    """Reads and writes a sweep's files.
+
+    `sweep.yaml` is its config and `sweep.json` what it was asked beside it; `proposed/` has a file per trial;
+    `trials.parquet` and `sweep.html` are what came out; `study.db` is Optuna's study, `tensorboard/` has the curves,
+    and `ranks/` the searches that rank vectors come from. Trials write to `trials/`, or to the config's own storage.
+
+    Args:
+        location: a local path or a `pyarrow.fs` URI.
+        key: what to call it in messages.
+    """
+
+    def __init__(self, location: str, key: str = "--run-dir") -> None:
+        self.storage = Storage(location, key)
+        self.location = location
+
+    @classmethod
+    def create(cls, location: str, raw: Mapping[str, Any], trials_at: str | None, asked: Mapping[str, Any]) -> SweepDirectory:
+        """A new one.
+
+        Args:
+            raw: the config, unchecked.
+            trials_at: `sweep.storage`; None keeps trials in the directory itself.
+            asked: how many trials and what they start from.
+
+        Raises:
+            ConfigError: it exists, or one of both places cannot be written to.
+        """
+        directory = cls(location)
+        directory.storage.create()
+        place = below(location, "trials") if trials_at is None else below(trials_at, directory.storage.name)
+        if trials_at is not None:
+            Storage(place, "sweep.storage").create()
+        directory.write_asked({**asked, "trials_at": place})
+        plain = json.loads(json.dumps(raw, default=str))  # from Python a config may hold paths and tuples
+        text = yaml.safe_dump(plain, sort_keys=False, allow_unicode=True)
+        directory.storage.write(_CONFIG, text.encode())  # last: it makes the folder a sweep
+        return directory
+
+    @classmethod
+    def open(cls, location: str, key: str = "run") -> SweepDirectory:
+        """An existing one.
+
+        Raises:
+            ConfigError: there is none at this place.
+        """
+        directory = cls(location, key)
+        if not directory.storage.exists(_CONFIG):
+            raise ConfigError(key, f"{location} is no sweep: it has no {_CONFIG}; `rankray sweep` writes one")
+        return directory
+
+    def raw(self) -> dict[str, Any]:
+        """The config that it was started with."""
+        return parse_mapping(self.storage.read(_CONFIG), f"{self.location}/{_CONFIG}")
+
+    def asked(self) -> dict[str, Any]:
+        """`sweep.json`."""
+        return self._load(self.storage, _PROGRESS)
+
+    def write_asked(self, asked: Mapping[str, Any]) -> None:
+        """Writes `sweep.json`."""
+        self.storage.write(_PROGRESS, _json(asked))
+
+    @property
+    def trials(self) -> Storage:
+        """Where trials write."""
+        return Storage(str(self.asked()["trials_at"]), "sweep.storage", f"rankray resume {self.location}")
+
+    @property
+    def local(self) -> Path | None:
+        """The folder's path where it is local."""
+        return self.storage.local
+
+    def proposed(self) -> list[Trial]:
+        """All trials that were ever begun, by number."""
+        names = self.storage.names(_TRIALS)
+        trials = [Trial(**self._load(self.storage, f"{_TRIALS}/{name}")) for name in names if name.endswith(".json")]
+        return sorted(trials, key=lambda trial: trial.number)
+
+    def propose(self, trial: Trial) -> None:
+        """Writes a new trial down, before anything of it runs."""
+        self.storage.write(f"{_TRIALS}/{trial.name}.json", _json(trial.as_json()))
+
+    def result(self, trial: Trial, place: Storage) -> dict[str, Any] | None:
+        """A trial's `result.json`; None while it has none.
+
+        Args:
+            place: `trials`, opened once.
+        """
+        name = f"{trial.name}/result.json"
+        return self._load(place, name) if place.exists(name) else None
+
+    def write_result(self, trial: Trial, place: Storage, result: Mapping[str, Any]) -> None:
+        """Ends a trial that did not end itself; its checkpoint is of no more use."""
+        place.write(f"{trial.name}/result.json", _json(result))
+        place.delete(f"{trial.name}/checkpoint.pt")
+
+    def history(self, trial: Trial, place: Storage) -> Sequence[Mapping[str, Any]]:
+        """The epochs of a trial that has a checkpoint."""
+        name = f"{trial.name}/epochs.json"
+        history: Sequence[Mapping[str, Any]] = self._load(place, name)["history"] if place.exists(name) else []
+        return history
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keeps a second process from working on the same local sweep.
+
+        Raises:
+            RunStoppedError: one does already.
+        """
+        with RunDirectory(self.location).locked():
+            yield
+
+    @staticmethod
+    def _load(storage: Storage, name: str) -> dict[str, Any]:
+        try:
+            loaded: dict[str, Any] = json.loads(storage.read(name))
+        except ValueError as error:
+            raise ConfigError(f"{storage.location}/{name}", f"is no JSON ({error}); delete it or restore it") from None
+        return loaded
+
+
+def is_sweep(location: str) -> bool:
+    """Whether a sweep lies at this place.
+
+    Raises:
+        ConfigError: the place cannot be reached.
+    """
+    return Storage(location, "run").exists(_CONFIG)
+
+
+def below(location: str, name: str) -> str:
+    """Path or URI of something in a folder; a URI keeps its options."""
+    place, mark, options = location.partition("?") if "://" in location else (str(Path(location).absolute()), "", "")
+    return f"{place.rstrip('/')}/{name}{mark}{options}"
+
+
+def _json(value: Mapping[str, Any]) -> bytes:
+    return (json.dumps(value, indent=1) + "\n").encode()

@@ -1,0 +1,169 @@
+"""Following a sweep: what was proposed, what came of it, and what everybody is told. Knows no Ray."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from orchestrator.progress import Observer, duration
+from orchestrator.storage import Storage
+from orchestrator.sweeps.curves import Curves
+from orchestrator.sweeps.directory import SweepDirectory
+from orchestrator.sweeps.halving import Halving
+from orchestrator.sweeps.outcomes import parquet_bytes, row_of, table_of
+from orchestrator.sweeps.preparing import PreparedSweep
+from orchestrator.sweeps.proposals import Proposals
+from orchestrator.sweeps.trials import Trial, budget_text
+from orchestrator.sweeps.work import Row
+
+__all__ = ["Following", "ended_rows"]
+
+_TABLE_EVERY_S = 10.0
+
+
+class Following:
+    """A sweep's bookkeeping, new or resumed.
+
+    Args:
+        directory: of the sweep.
+        prepared: the sweep.
+        proposals: where new trials come from.
+        rows: of all trials begun before, by name.
+        observer: who watches.
+
+    Attributes:
+        epochs: trained in this process.
+    """
+
+    def __init__(
+        self,
+        directory: SweepDirectory,
+        prepared: PreparedSweep,
+        proposals: Proposals,
+        rows: Mapping[str, Row],
+        wanted: int,
+        observer: Observer,
+    ) -> None:
+        self._directory, self._place, self._prepared = directory, directory.trials, prepared
+        self._proposals, self._wanted, self._observer = proposals, wanted, observer
+        self._trials = {trial.name: trial for trial in directory.proposed()}
+        self._rows = dict(rows)
+        self._unfinished = [one for one in self._trials.values() if self._rows[one.name]["status"] == "unfinished"]
+        self._histories: dict[str, list[Row]] = {}
+        asha = prepared.plan.settings.asha
+        self._halving = None if asha is None else Halving(asha.grace, asha.factor)
+        self._hopeless: set[str] = set()
+        self._curves = Curves(directory.local)
+        self._started, self._written, self.epochs = time.monotonic(), 0.0, 0
+        self._recall()
+
+    def next(self) -> Trial | None:
+        """The next trial to run: first those that were begun before; None when there are no more."""
+        if self._unfinished:
+            trial = self._unfinished.pop(0)
+            self._observer.say(f"{trial.name}: goes on after {self._rows[trial.name]['epochs']} epochs")
+            return trial
+        fresh = self._proposals.next()
+        if fresh is None:
+            return None
+        self._directory.propose(fresh)
+        self._trials[fresh.name] = fresh
+        self._rows[fresh.name] = row_of(fresh, None, [], self._prepared.dense)
+        return fresh
+
+    def epoch(self, name: str, row: Row) -> bool:
+        """Takes down an epoch, and says whether the trial goes on."""
+        trial, history = self._trials[name], self._histories.setdefault(name, [])
+        history[row["epoch"] - 1 :] = [row]  # a trial that was taken up again repeats what no checkpoint has
+        self.epochs += 1
+        self._rows[name] = row_of(trial, None, history, self._prepared.dense)
+        self._curves.add(name, row)
+        if row.get("done"):
+            return False
+        if time.monotonic() - self._written > _TABLE_EVERY_S:
+            self.write()
+            self._observer.say(self._standing())
+        if self._goes_on(trial, row):
+            return True
+        self._hopeless.add(name)
+        return False
+
+    def ended(self, name: str) -> None:
+        """A trial runs no more: it has a result, was found hopeless, or was interrupted."""
+        trial, history = self._trials[name], self._histories.get(name, [])
+        result = self._directory.result(trial, self._place)
+        if result is None and name in self._hopeless:
+            reason = f"stopped after {len(history)} epochs: others of {trial.method} at {budget_text(trial.budget)} lead"
+            result = {"status": "stopped", "reason": reason, "history": history}
+            self._directory.write_result(trial, self._place, result)
+        if result is None:
+            return
+        row = row_of(trial, result, history, self._prepared.dense)
+        self._rows[name] = row
+        self._curves.close(name)
+        self._proposals.told(trial, row)
+        self.write()
+        self._observer.say(f"{name}: {_in_words(row)}; {self._standing()}")
+
+    def lost(self, name: str, reason: str) -> None:
+        """A trial's actor was lost more often than allowed: resuming the sweep tries it again."""
+        row = {**self._rows[name], "status": "failed", "reason": f"lost: {reason}"}
+        self._rows[name] = row
+        self.write()
+        self._observer.say(f"{name}: failed, lost: {reason}")
+
+    def write(self) -> Any:
+        """Brings `trials.parquet` up to date; returns the table."""
+        self._written = time.monotonic()
+        table = table_of(list(self._rows.values()))
+        table["files"] = [f"{self._place.location}/{name}" for name in table["trial"]]
+        self._directory.storage.write("trials.parquet", parquet_bytes(table))
+        return table
+
+    def close(self) -> None:
+        """Closes the curves."""
+        self._curves.close_all()
+
+    def _recall(self) -> None:
+        """Fills the rungs and histories with what was recorded."""
+        for trial in self._trials.values():
+            result = self._directory.result(trial, self._place)
+            history = (result or {}).get("history") or self._directory.history(trial, self._place)
+            self._histories[trial.name] = list(history)
+            for row in history:
+                self._goes_on(trial, row)
+
+    def _goes_on(self, trial: Trial, row: Row) -> bool:
+        if self._halving is None or row.get("done"):
+            return True
+        group = (trial.method, budget_text(trial.budget), trial.seed)
+        return self._halving.goes_on(group, trial.name, row["epoch"], row["accuracy"])
+
+    def _standing(self) -> str:
+        """One line for whoever watches."""
+        status = [row["status"] for row in self._rows.values()]
+        ended = sum(one != "unfinished" for one in status)
+        best = max((row["accuracy"] for row in self._rows.values() if row["status"] == "finished"), default=None)
+        parts = [f"{ended} of {self._wanted} trials done"]
+        parts += [f"{count} {one}" for one in ("stopped", "failed") if (count := status.count(one))]
+        parts += [f"{self.epochs} epochs in {duration(time.monotonic() - self._started)}"]
+        return ", ".join(parts if best is None else [*parts, f"best accuracy {best:.4f}"])
+
+
+def ended_rows(directory: SweepDirectory, place: Storage, prepared: PreparedSweep) -> dict[str, Row]:
+    """Rows of all trials that were ever begun, by name."""
+    rows = {}
+    for trial in directory.proposed():
+        result = directory.result(trial, place)
+        history = [] if result else list(directory.history(trial, place))
+        rows[trial.name] = row_of(trial, result, history, prepared.dense)
+    return rows
+
+
+def _in_words(row: Row) -> str:
+    if row["status"] != "finished":
+        return f"{row['status']}: {row['reason']}"
+    before = "" if row["accuracy_before"] is None else f" (before fine-tuning {row['accuracy_before']:.4f})"
+    cost = row["budget_cost"]
+    return f"finished, accuracy {row['accuracy']:.4f}{before}, C({cost}) {row[f'compression_{cost}']:.4f}"
