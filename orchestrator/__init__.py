@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from orchestrator.api import (
         Comparison,
         Run,
+        Sweep,
         compare,
         devices,
         load_compressed,
@@ -18,12 +19,15 @@ if TYPE_CHECKING:
         measure,
         resume,
         resume_comparison,
+        resume_sweep,
         search,
+        sweep,
     )
 
 __all__ = [
     "Comparison",
     "Run",
+    "Sweep",
     "compare",
     "devices",
     "load_compressed",
@@ -31,7 +35,9 @@ __all__ = [
     "measure",
     "resume",
     "resume_comparison",
+    "resume_sweep",
     "search",
+    "sweep",
 ]
 
 

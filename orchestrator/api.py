@@ -29,6 +29,7 @@ from orchestrator.progress import Observer, Silent
 from orchestrator.report import build_report
 from orchestrator.run_directory import RunDirectory
 from orchestrator.search_run import run_search
+from orchestrator.sweeps.running import begin, go_on, run_more
 from search_spaces.assembly import replace_layers
 from search_spaces.errors import ConfigError
 from search_spaces.layers import Layer
@@ -40,6 +41,7 @@ from workers.import_path import build
 __all__ = [
     "Comparison",
     "Run",
+    "Sweep",
     "compare",
     "devices",
     "load_compressed",
@@ -48,7 +50,9 @@ __all__ = [
     "new_run_location",
     "resume",
     "resume_comparison",
+    "resume_sweep",
     "search",
+    "sweep",
 ]
 
 Location = str | PathLike[str]
@@ -80,6 +84,19 @@ class Comparison:
     Attributes:
         location: path or URI; each run lies in a folder below.
         table: `comparison.parquet`: a row per run, whatever became of it; see `orchestrator/comparison/outcomes.py`.
+    """
+
+    location: str
+    table: pd.DataFrame
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A sweep that went through all its trials.
+
+    Attributes:
+        location: path or URI.
+        table: `trials.parquet`: a row per trial, whatever became of it; see `orchestrator/sweeps/outcomes.py`.
     """
 
     location: str
@@ -174,6 +191,51 @@ def resume_comparison(run_dir: Location, observer: Observer | None = None) -> Co
     planned = planned_runs(directory.completed())
     prepared = prepare_waiting(directory, planned)
     return Comparison(directory.location, run_comparison(directory, planned, prepared, observer or Silent()))
+
+
+def sweep(
+    config: Mapping[str, Any] | Location,
+    run_dir: Location | None = None,
+    overrides: Sequence[str] = (),
+    observer: Observer | None = None,
+    *,
+    more: int | None = None,
+) -> Sweep:
+    """Trains all methods of a config's `sweep` block under all its budgets, or what Optuna proposes of them.
+
+    A trial that diverges is a row of the table; the others go on.
+
+    Args:
+        config: a YAML file, or a mapping of the same shape.
+        run_dir: where the sweep is kept; by default a new folder below `runs/`.
+        overrides: `sweep.seeds=[0, 1]`, as `--set` takes them; for a file only.
+        observer: who watches; nobody by default.
+        more: adds so many trials to the sweep by Optuna in `run_dir`, instead of starting one.
+
+    Raises:
+        ConfigError: before anything starts, naming what is wrong.
+        RunInterruptedError: Ctrl-C; `resume_sweep` goes on.
+    """
+    if isinstance(config, Mapping):
+        raw, source, name = dict(config), "config", "sweep"
+    else:
+        raw, source, name = read_mapping(Path(config), overrides), str(config), Path(config).stem
+    watching = observer or Silent()
+    if more is not None:
+        if run_dir is None:
+            raise ConfigError("--more", "adds trials to a sweep; name it with --run-dir")
+        return Sweep(str(run_dir), run_more(raw, source, str(run_dir), more, watching))
+    location = str(run_dir) if run_dir is not None else new_run_location(name)
+    return Sweep(location, begin(raw, source, location, watching))
+
+
+def resume_sweep(run_dir: Location, observer: Observer | None = None) -> Sweep:
+    """Goes on with a sweep: trials that have ended are read, unfinished ones go on from their checkpoints.
+
+    Raises:
+        ConfigError: it is no sweep, or its model or data are not what they were.
+    """
+    return Sweep(str(run_dir), go_on(str(run_dir), observer or Silent()))
 
 
 def devices(config: Config | Mapping[str, Any] | Location | None = None, overrides: Sequence[str] = ()) -> list[Listed]:

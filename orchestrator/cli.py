@@ -107,13 +107,41 @@ def compare(
 
 
 @app.command()
-def resume(run: RunPath) -> None:
-    """Go on where a run or a comparison was stopped; the result is what it would have been."""
+def sweep(
+    config: ConfigPath,
+    run_dir: Annotated[
+        str | None, typer.Option(help="Path or URI (s3://...); default: a new folder below runs/.")
+    ] = None,
+    more: Annotated[
+        int | None, typer.Option(help="Add so many trials to the sweep by Optuna that lies in --run-dir.")
+    ] = None,
+    overrides: Overrides = None,
+) -> None:
+    """Many trainings: methods x budgets x seeds, or what Optuna proposes; `rankray resume` goes on with it."""
     from orchestrator import api
-    from orchestrator.comparison.directory import is_comparison
     from orchestrator.progress import show_progress
 
     console = Console()
+    location = run_dir or (None if more is not None else api.new_run_location(config.stem))
+    with show_progress(console) as observer:
+        done = api.sweep(config, location, overrides or (), observer, more=more)
+    _show_sweep(done, console)
+
+
+@app.command()
+def resume(run: RunPath) -> None:
+    """Go on where a run, a comparison or a sweep was stopped; the result is what it would have been."""
+    from orchestrator import api
+    from orchestrator.comparison.directory import is_comparison
+    from orchestrator.progress import show_progress
+    from orchestrator.sweeps.directory import is_sweep
+
+    console = Console()
+    if is_sweep(run):
+        with show_progress(console) as observer:
+            sweep = api.resume_sweep(run, observer)
+        _show_sweep(sweep, console)
+        return
     if is_comparison(run):
         with show_progress(console) as observer:
             comparison = api.resume_comparison(run, observer)
@@ -220,6 +248,22 @@ def _show_comparison(comparison: Any, console: Console) -> None:
     failed = int((table["status"] == "failed").sum())
     if failed:
         raise RunStoppedError(f"{failed} of {len(table)} runs failed; `rankray resume {location}` tries them again")
+
+
+def _show_sweep(sweep: Any, console: Console) -> None:
+    """The table; trials that were lost make the command fail, once everything is shown.
+
+    Raises:
+        RunStoppedError: trials were lost with their workers.
+    """
+    from orchestrator.sweeps.console import show_trials
+
+    table, location = sweep.table, sweep.location
+    show_trials(table, console)
+    console.print(f"sweep: {location} (sweep.html, trials.parquet)", highlight=False, soft_wrap=True)
+    lost = int(table["reason"].str.startswith("lost: ").sum())
+    if lost:
+        raise RunStoppedError(f"{lost} of {len(table)} trials were lost; `rankray resume {location}` tries them again")
 
 
 def _unscored(result: Mapping[str, Any]) -> str:

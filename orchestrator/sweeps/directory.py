@@ -38,7 +38,9 @@ class SweepDirectory:
         self.location = location
 
     @classmethod
-    def create(cls, location: str, raw: Mapping[str, Any], trials_at: str | None, asked: Mapping[str, Any]) -> SweepDirectory:
+    def create(
+        cls, location: str, raw: Mapping[str, Any], trials_at: str | None, asked: Mapping[str, Any]
+    ) -> SweepDirectory:
         """A new one.
 
         Args:

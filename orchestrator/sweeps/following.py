@@ -94,7 +94,9 @@ class Following:
         trial, history = self._trials[name], self._histories.get(name, [])
         result = self._directory.result(trial, self._place)
         if result is None and name in self._hopeless:
-            reason = f"stopped after {len(history)} epochs: others of {trial.method} at {budget_text(trial.budget)} lead"
+            reason = (
+                f"stopped after {len(history)} epochs: others of {trial.method} at {budget_text(trial.budget)} lead"
+            )
             result = {"status": "stopped", "reason": reason, "history": history}
             self._directory.write_result(trial, self._place, result)
         if result is None:

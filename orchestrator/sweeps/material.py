@@ -1,4 +1,4 @@
-"""What all trials of a sweep start from: read and checked once, kept once in the object store, never sent with a trial."""
+"""What all trials of a sweep start from: read once, kept once in the object store, sent with no trial."""
 
 from __future__ import annotations
 

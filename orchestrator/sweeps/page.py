@@ -34,8 +34,8 @@ def trials_section(rows: pd.DataFrame) -> Section:
     amounts = [f"{len(finished)} of {plural(len(rows), 'trial')} finished"]
     amounts += [f"{number} {one}" for one in ("stopped", "failed") if (number := int((rows["status"] == one).sum()))]
     text = (
-        f"{', '.join(amounts)}. A trial is on the Pareto front if no other finished one compresses at least as much and "
-        "is at least as accurate on the held-out samples, and better in one of the two; test data choose nothing."
+        f"{', '.join(amounts)}. A trial is on the Pareto front if no other finished one compresses at least as much "
+        "and is at least as accurate on the held-out samples, and better in one of the two; test data choose nothing."
     )
     blocks: list[Block] = []
     if not finished.empty:
@@ -44,7 +44,9 @@ def trials_section(rows: pd.DataFrame) -> Section:
     reasons = rows[rows["reason"] != ""]
     if not reasons.empty:
         lines = [(row["trial"], row["status"], row["reason"]) for row in _records(reasons)]
-        blocks.append(table("Trials that did not finish", [Column(one, False) for one in ("Trial", "Status", "Why")], lines))
+        blocks.append(
+            table("Trials that did not finish", [Column(one, False) for one in ("Trial", "Status", "Why")], lines)
+        )
     return Section("Sweep", (text,), tuple(blocks))
 
 

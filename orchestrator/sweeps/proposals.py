@@ -43,7 +43,9 @@ def grid_of(plan: SweepPlan) -> list[Trial]:
         for method in plan.methods
         for values in grid(method.ranges, method.key)
     ]
-    return [method.trial(number, values, budget, seed) for number, (method, values, budget, seed) in enumerate(settings)]
+    return [
+        method.trial(number, values, budget, seed) for number, (method, values, budget, seed) in enumerate(settings)
+    ]
 
 
 class Grid:
@@ -159,8 +161,9 @@ def check_database(database: Path | None) -> Path:
     """
     if database is None:
         raise ConfigError(
-            "--run-dir", "Optuna keeps its study in a SQLite file, which needs a local folder; give one, and "
-            "sweep.storage for the checkpoints"
+            "--run-dir",
+            "Optuna keeps its study in a SQLite file, which needs a local folder; give one, and "
+            "sweep.storage for the checkpoints",
         )
     return database.absolute()
 

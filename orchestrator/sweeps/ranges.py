@@ -110,8 +110,9 @@ def grid(ranges: Mapping[str, Range], key: str) -> list[dict[str, Any]]:
     for name, one in ranges.items():
         if isinstance(one, Number):
             raise ConfigError(
-                f"{key}.{name}", f"{one.kind} has too many values for a grid; list them as {{choice: [...]}}, or give "
-                "sweep.optuna: {trials: ...}"
+                f"{key}.{name}",
+                f"{one.kind} has too many values for a grid; list them as {{choice: [...]}}, or give "
+                "sweep.optuna: {trials: ...}",
             )
     values = [one.extremes for one in ranges.values()]
     return [dict(zip(ranges, combination, strict=True)) for combination in itertools.product(*values)]

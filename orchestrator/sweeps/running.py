@@ -76,7 +76,9 @@ def run_more(raw: Mapping[str, Any], source: str, location: str, more: int, obse
     directory = SweepDirectory.open(location, "--run-dir")
     plan = plan_sweep(raw, source)
     if plan.settings.optuna is None:
-        raise ConfigError("--more", "a grid has all its trials; add seeds or budgets to a new sweep, or use sweep.optuna")
+        raise ConfigError(
+            "--more", "a grid has all its trials; add seeds or budgets to a new sweep, or use sweep.optuna"
+        )
     if more < 1:
         raise ConfigError("--more", f"takes a number of trials from 1 on, not {more}")
     different = [name for name, one in _fixed(plan).items() if _fixed(plan_sweep(directory.raw(), source))[name] != one]
@@ -102,7 +104,9 @@ def _run(directory: SweepDirectory, prepared: PreparedSweep, observer: Observer)
         rows = ended_rows(directory, directory.trials, prepared)
         wanted = int(directory.asked()["trials"])
         waits = len(rows) < wanted or any(row["status"] == "unfinished" for row in rows.values())
-        following = Following(directory, prepared, _proposals(directory, prepared, wanted, rows), rows, wanted, observer)
+        following = Following(
+            directory, prepared, _proposals(directory, prepared, wanted, rows), rows, wanted, observer
+        )
         try:
             interrupted = waits and _train(directory, prepared, following, observer)
         except (KeyboardInterrupt, RunInterruptedError):
@@ -137,9 +141,7 @@ def _train(directory: SweepDirectory, prepared: PreparedSweep, following: Follow
         return run_trials(following, actor, settings)
 
 
-def _proposals(
-    directory: SweepDirectory, prepared: PreparedSweep, wanted: int, rows: Mapping[str, Row]
-) -> Proposals:
+def _proposals(directory: SweepDirectory, prepared: PreparedSweep, wanted: int, rows: Mapping[str, Row]) -> Proposals:
     begun = directory.proposed()
     if prepared.plan.settings.optuna is None:
         return Grid(prepared.grid, [trial.name for trial in begun])

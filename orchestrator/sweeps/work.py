@@ -111,9 +111,7 @@ class TrialWork:
 
     def _save(self) -> None:
         buffer = io.BytesIO()
-        torch.save(
-            {"identity": self._identity, "history": self.history, "state": self._trainable.state()}, buffer
-        )
+        torch.save({"identity": self._identity, "history": self.history, "state": self._trainable.state()}, buffer)
         self._storage.write(f"{self._trial.name}/checkpoint.pt", buffer.getvalue())
         # Beside it, so that whoever schedules need not read a network to learn what was reached.
         _write_json(self._storage, f"{self._trial.name}/epochs.json", {"history": self.history})
@@ -126,7 +124,9 @@ class TrialWork:
         try:
             loaded = torch.load(io.BytesIO(self._storage.read(name)), map_location="cpu", weights_only=True)
         except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
-            raise ConfigError(where, f"cannot be loaded: {cause(error)}; delete it to train from the beginning") from None
+            raise ConfigError(
+                where, f"cannot be loaded: {cause(error)}; delete it to train from the beginning"
+            ) from None
         different = _differences(_plain(loaded["identity"]), _plain(self._identity))
         if different:
             raise ConfigError(
