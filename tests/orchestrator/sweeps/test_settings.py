@@ -1,0 +1,84 @@
+"""The `sweep` block: what it asks for, and every mistake in it by its key."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from orchestrator.sweeps.proposals import grid_of
+from orchestrator.sweeps.settings import SweepPlan, plan_sweep
+from search_spaces.errors import ConfigError
+from tests.orchestrator.sweeps.conftest import sweep_config
+
+
+def plan(**sweep: Any) -> SweepPlan:
+    return plan_sweep(sweep_config(Path("unread.safetensors"), **sweep), "config")
+
+
+def test_a_grid_has_every_method_budget_seed_and_choice() -> None:
+    methods = {"lc": {}, "low": {"method": "fine_tuning", "epochs": {"choice": [1, 2]}, "ranks_from": "uniform"}}
+    trials = grid_of(plan(methods=methods, budgets=[0.5, {"macs": 0.4}], seeds=[3, 1]))
+    assert len(trials) == 2 * 2 * (1 + 2)
+    assert [trial.name for trial in trials][:3] == [
+        "0000-lc-parameters0.5-s3",
+        "0001-low-parameters0.5-s3",
+        "0002-low-parameters0.5-s3",
+    ]
+    assert trials[-1].name == "0011-low-macs0.4-s1"
+    assert [trial.settings["epochs"] for trial in trials if trial.method == "low"] == [1, 2] * 4
+    assert {trial.ranks_from for trial in trials} == {None, "uniform"}
+
+
+def test_defaults_are_written_out() -> None:
+    (trial,) = grid_of(plan(methods={"fine_tuning": None}))
+    assert trial.settings["momentum"] == 0.9
+    assert (trial.scheme, trial.ranks_from) == ("channel_svd", "search")
+
+
+@pytest.mark.parametrize(
+    ("sweep", "message"),
+    [
+        ({"methods": {}}, r"^sweep\.methods: "),
+        ({"methods": {"bsrr": {}}}, r"^sweep\.methods\.bsrr: unknown training method 'bsrr'; did you mean 'bsr'\?"),
+        ({"methods": {"a": {"method": "hallo"}}}, r"^sweep\.methods\.a\.method: unknown .*'haloc'"),
+        ({"methods": {"fine_tuning": {"epoch": 3}}}, r"^sweep\.methods\.fine_tuning\.epoch: .*did you mean 'epochs'"),
+        (
+            {"methods": {"fine_tuning": {"learning_rat": {"uniform": [0.1, 1]}}}},
+            r"^sweep\.methods\.fine_tuning\.learning_rat: unknown key; did you mean 'learning_rate'",
+        ),
+        ({"methods": {"fine_tuning": {"momentum": {"choice": [0.5, 1.5]}}}}, r"^sweep\.methods\.fine_tuning\.momentum"),
+        ({"methods": {"fine_tuning": {"scheme": "chanel_svd"}}}, r"fine_tuning\.scheme: unknown scheme .*channel_svd"),
+        ({"methods": {"lc": {"ranks_from": "alds"}}}, r"^sweep\.methods\.lc\.ranks_from: lc finds its ranks itself"),
+        ({"methods": {"a/b": {"method": "lc"}}}, r"cannot name a folder"),
+        ({"budgets": []}, r"^sweep\.budgets"),
+        ({"budgets": [0.5, 0.50]}, r"^sweep\.budgets\.1: parameters 0\.5 stands twice"),
+        ({"budgets": [1.5]}, r"^sweep\.budgets\.0"),
+        ({"budgets": [{"colour": 0.5}]}, r"^sweep\.budgets\.0\.colour: unknown cost"),
+        ({"budgets": [{"latency_ms": {"cpu0": 4}}]}, r"^sweep\.budgets\.0\.latency@cpu0: training methods express"),
+        ({"seeds": [1, 1]}, r"^sweep\.seeds: a seed stands twice"),
+        ({"seed": 1}, r"^sweep\.seed: unknown key; did you mean 'seeds'\?"),
+        (
+            {"optuna": {"trials": 4, "directions": {"acuracy": "maximize"}}},
+            r"nothing that Optuna can optimise; did you",
+        ),
+        ({"optuna": {"trials": 4, "directions": {"test_accuracy": "maximize"}}}, r"test data, which choose nothing"),
+        ({"optuna": {"trials": 4, "directions": {"accuracy": "up"}}}, r"^sweep\.optuna\.directions\.accuracy"),
+        ({"optuna": {"trials": 4}}, r"^sweep\.optuna: there is nothing to choose"),
+        ({"optuna": {"trials": 4}, "budgets": [0.5, 0.6], "seeds": [1, 2]}, r"^sweep\.seeds: Optuna's trials have one"),
+        ({"asha": {}}, r"^sweep\.asha: trials compete within a method"),
+        ({"resources": {"gpus": -1}}, r"^sweep\.resources\.gpus"),
+    ],
+)
+def test_a_mistake_is_one_line_that_names_its_key(sweep: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message) as error:
+        plan(**sweep)
+    assert "\n" not in str(error.value)
+
+
+def test_a_config_without_the_block_is_told_what_to_write() -> None:
+    raw = sweep_config(Path("unread.safetensors"))
+    del raw["sweep"]
+    with pytest.raises(ConfigError, match=r"^config: sweep: is missing; a sweep needs"):
+        plan_sweep(raw, "config")
