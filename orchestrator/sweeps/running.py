@@ -10,7 +10,8 @@ from ray import tune
 
 from orchestrator.progress import Observer
 from orchestrator.ray_cluster import Cluster, connect
-from orchestrator.sweeps.directory import SweepDirectory
+from orchestrator.storage import Storage
+from orchestrator.sweeps.directory import SweepDirectory, below
 from orchestrator.sweeps.following import Following, ended_rows
 from orchestrator.sweeps.outcomes import parquet_bytes
 from orchestrator.sweeps.page import sweep_page
@@ -46,6 +47,8 @@ def begin(raw: Mapping[str, Any], source: str, location: str, observer: Observer
     probe.storage.check_empty()  # cheap, and preparing may take minutes
     if plan.settings.optuna is not None:
         check_database(probe.local)
+    if plan.settings.storage is not None:
+        Storage(below(plan.settings.storage, probe.storage.name), "sweep.storage").check_empty()
     prepared = prepare_sweep(plan)
     asked = {"trials": _wanted(plan, prepared), "fingerprints": dict(prepared.material.fingerprints)}
     directory = SweepDirectory.create(location, raw, plan.settings.storage, asked)

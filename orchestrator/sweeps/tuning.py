@@ -71,7 +71,14 @@ def run_trials(following: Following, actor: Any, settings: SweepSettings) -> boo
     return interrupt.asked
 
 
-class _Interrupt(tune.Stopper):  # type: ignore[misc]  # Ray does not type it
+class _Unkept:
+    """What Tune pickles into its own folder without ever reading it there: an empty shell."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
+
+
+class _Interrupt(_Unkept, tune.Stopper):  # type: ignore[misc]  # Ray does not type it
     """Ends the experiment in an orderly way: after Ctrl-C or SIGTERM, or an error of the bookkeeping."""
 
     def __init__(self) -> None:
@@ -118,7 +125,7 @@ class _Interrupt(tune.Stopper):  # type: ignore[misc]  # Ray does not type it
                 signal.signal(one, handler)
 
 
-class _Proposing(Searcher):  # type: ignore[misc]
+class _Proposing(_Unkept, Searcher):  # type: ignore[misc]
     """Hands proposals on."""
 
     def __init__(self, following: Following, interrupt: _Interrupt) -> None:
@@ -140,7 +147,7 @@ class _Proposing(Searcher):  # type: ignore[misc]
         """Never asked for."""
 
 
-class _Stopping(FIFOScheduler):  # type: ignore[misc]
+class _Stopping(_Unkept, FIFOScheduler):  # type: ignore[misc]
     """Takes epochs down, and stops the hopeless."""
 
     def __init__(self, following: Following, interrupt: _Interrupt) -> None:
@@ -159,7 +166,7 @@ class _Stopping(FIFOScheduler):  # type: ignore[misc]
             self._interrupt.guarded(lambda: self._following.epoch(_name(trial), _epoch(result)))
 
 
-class _Recording(tune.Callback):  # type: ignore[misc]
+class _Recording(_Unkept, tune.Callback):  # type: ignore[misc]
     """Takes down what became of trials."""
 
     def __init__(self, following: Following, interrupt: _Interrupt) -> None:

@@ -121,9 +121,9 @@ def test_optuna_over_budgets_and_rates_then_more(ray_cluster: Cluster, digits_ch
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("sweep.budgets=[0.999]", "sweep.budgets.0: fine_tuning cannot meet parameters 0.999: no rank vector meets"),
+        ("sweep.budgets=[0.999]", "sweep.budgets.0: no rank vector meets 0.999"),
         ("sweep.methods={haloc: {}}", "sweep.methods.haloc.scheme: haloc factorises by tucker2"),
-        ("sweep.storage=ftp://nowhere/x", "sweep.storage: 'ftp://nowhere/x' is no place to store"),
+        ("sweep.storage=ftp://nowhere/x", "sweep.storage: 'ftp://nowhere/x/run' is no place to store"),
         ("sweep.storage=/proc/none", "sweep.storage: /proc/none/"),
         ("sweep.ranks_from=mbss", "sweep.ranks_from: 'mbss' is neither a search nor a run directory"),
         ("model.arguments={classes: 5}", "model"),
