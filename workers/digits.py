@@ -5,8 +5,6 @@ from __future__ import annotations
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from sklearn.datasets import load_digits
-from sklearn.model_selection import train_test_split
 from torch.utils.data import Dataset
 
 __all__ = ["Digits", "digits"]
@@ -53,6 +51,9 @@ def digits(split: str = "train") -> Digits:
     """
     if split not in SPLITS:
         raise ValueError(f"split must be 'train' or 'test', got {split!r}")
+    from sklearn.datasets import load_digits  # seconds that only users of these digits need spend
+    from sklearn.model_selection import train_test_split
+
     loaded = load_digits()
     numbers = np.arange(len(loaded.target))
     sides = train_test_split(numbers, test_size=TEST_SIZE, stratify=loaded.target, random_state=SPLIT_SEED)

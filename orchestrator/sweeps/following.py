@@ -6,6 +6,8 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+import pandas as pd
+
 from orchestrator.progress import Observer, duration
 from orchestrator.storage import Storage
 from orchestrator.sweeps.curves import Curves
@@ -50,7 +52,7 @@ class Following:
         self._trials = {trial.name: trial for trial in directory.proposed()}
         self._rows = dict(rows)
         self._unfinished = [one for one in self._trials.values() if self._rows[one.name]["status"] == "unfinished"]
-        self._histories: dict[str, list[Row]] = {}
+        self._histories: dict[str, list[Mapping[str, Any]]] = {}
         asha = prepared.plan.settings.asha
         self._halving = None if asha is None else Halving(asha.grace, asha.factor)
         self._hopeless: set[str] = set()
@@ -115,7 +117,7 @@ class Following:
         self.write()
         self._observer.say(f"{name}: failed, lost: {reason}")
 
-    def write(self) -> Any:
+    def write(self) -> pd.DataFrame:
         """Brings `trials.parquet` up to date; returns the table."""
         self._written = time.monotonic()
         table = table_of(list(self._rows.values()))
@@ -136,7 +138,7 @@ class Following:
             for row in history:
                 self._goes_on(trial, row)
 
-    def _goes_on(self, trial: Trial, row: Row) -> bool:
+    def _goes_on(self, trial: Trial, row: Mapping[str, Any]) -> bool:
         if self._halving is None or row.get("done"):
             return True
         group = (trial.method, budget_text(trial.budget), trial.seed)

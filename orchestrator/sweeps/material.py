@@ -113,7 +113,7 @@ class StoredMaterial:
             self.fingerprints,
         )
 
-    def _samples(self, packed: Mapping[str, Any]) -> Samples:
+    def _samples(self, packed: dict[str, Any]) -> Samples:
         batch = batch_from(packed)
         return Samples(batch.inputs, batch.labels, self.normalisation)
 

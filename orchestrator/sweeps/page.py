@@ -77,7 +77,7 @@ def _paint(figure: Figure, finished: pd.DataFrame, costs: Sequence[str], methods
     """A panel for each budgeted cost."""
     paper, ink = COLOURS["paper"].light, COLOURS["ink"].light
     for number, (axes, cost) in enumerate(zip(panels(figure, len(costs)), costs, strict=True)):
-        own = finished[finished["budget_cost"] == cost].assign(x=lambda rows, cost=cost: rows[f"compression_{cost}"])
+        own = finished[finished["budget_cost"] == cost].rename(columns={f"compression_{cost}": "x"})
         front = own[own["pareto"]].sort_values("x")
         axes.plot(front["x"], front["accuracy"], drawstyle="steps-pre", lw=1.4, color=COLOURS["muted"].light)
         for index, method in enumerate(methods):

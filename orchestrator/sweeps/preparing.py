@@ -8,9 +8,10 @@ from dataclasses import dataclass
 import torch
 
 from orchestrator.preparation import Prepared, prepare
+from orchestrator.sweeps.finding_ranks import check_sources
 from orchestrator.sweeps.material import Material, gather
 from orchestrator.sweeps.proposals import grid_of
-from orchestrator.sweeps.rank_sources import RankSource, check_sources
+from orchestrator.sweeps.rank_source import RankSource
 from orchestrator.sweeps.settings import Method, SweepPlan
 from orchestrator.sweeps.trials import Trial, budget_text
 from search_spaces.errors import ConfigError, InfeasibleBudgetError

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -96,7 +97,9 @@ class OptunaStudy:
             load_if_exists=True,
         )
         if len(self._settings.directions) > 1:  # names in the dashboard; Optuna asks for several objectives
-            self._study.set_metric_names(list(self._settings.directions))
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+                self._study.set_metric_names(list(self._settings.directions))
         self._begun = {trial.number: trial for trial in begun}
         self._rows = {_key(trial): rows.get(trial.name) for trial in begun}
         self._catch_up(rows)

@@ -12,12 +12,12 @@ from orchestrator.progress import Observer
 from orchestrator.ray_cluster import Cluster, connect
 from orchestrator.storage import Storage
 from orchestrator.sweeps.directory import SweepDirectory, below
+from orchestrator.sweeps.finding_ranks import find_ranks
 from orchestrator.sweeps.following import Following, ended_rows
 from orchestrator.sweeps.outcomes import parquet_bytes
 from orchestrator.sweeps.page import sweep_page
 from orchestrator.sweeps.preparing import PreparedSweep, prepare_sweep
 from orchestrator.sweeps.proposals import Grid, OptunaStudy, Proposals, check_database
-from orchestrator.sweeps.rank_sources import find_ranks
 from orchestrator.sweeps.settings import SweepPlan, SweepSettings, plan_sweep
 from orchestrator.sweeps.trial_actor import TrialActor, TrialTerms
 from orchestrator.sweeps.tuning import run_trials

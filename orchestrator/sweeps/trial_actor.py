@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -11,9 +12,9 @@ from ray import tune
 
 from orchestrator.storage import Storage
 from orchestrator.sweeps.material import Material, StoredMaterial
-from orchestrator.sweeps.rank_sources import RankVectors, source_of
+from orchestrator.sweeps.rank_source import RankVectors, source_of
 from orchestrator.sweeps.trials import Trial
-from orchestrator.sweeps.work import TrialWork, fail
+from orchestrator.sweeps.work import Row, TrialWork, fail
 from search_spaces.errors import RankRayError, RunStoppedError
 from workers.causes import cause
 
@@ -41,7 +42,7 @@ class TrialTerms:
     again: str
 
 
-class TrialActor(tune.Trainable):  # type: ignore[misc]  # Ray does not type it
+class TrialActor(tune.Trainable):
     """Trains one trial after another.
 
     Checkpoints are the project's own, not Tune's: Tune's are pickled, bound to the one `fit()` that wrote them, and
@@ -56,7 +57,7 @@ class TrialActor(tune.Trainable):  # type: ignore[misc]  # Ray does not type it
         assert stored is not None
         assert terms is not None
         torch.set_num_threads(terms.threads)
-        self._terms, self._storage = terms, Storage(terms.trials_at, "sweep.storage", terms.again)
+        self._terms, self._place = terms, Storage(terms.trials_at, "sweep.storage", terms.again)
         self._material: Material = stored.load()
         self.reset_config(config)
 
@@ -67,7 +68,7 @@ class TrialActor(tune.Trainable):  # type: ignore[misc]  # Ray does not type it
         return True
 
     def step(self) -> dict[str, Any]:
-        """One epoch.
+        """One epoch, as one text: Tune takes nested results apart.
 
         What goes wrong in a trial itself goes wrong again: it is recorded and ends the trial alone. Only a lost actor,
         or a storage that cannot be written to, is left to Tune, which takes the trial up again.
@@ -75,7 +76,7 @@ class TrialActor(tune.Trainable):  # type: ignore[misc]  # Ray does not type it
         try:
             if self._work is None:
                 self._work = self._begin()
-            return self._work.epoch()
+            return _result(self._work.epoch())
         except RunStoppedError:
             raise
         except RankRayError as error:
@@ -96,12 +97,16 @@ class TrialActor(tune.Trainable):  # type: ignore[misc]  # Ray does not type it
             self._trial,
             self._material,
             ranks,
-            self._storage,
+            self._place,
             device=self._terms.device,
             checkpoint_every=self._terms.checkpoint_every,
         )
 
     def _failed(self, reason: str) -> dict[str, Any]:
         history = [] if self._work is None else self._work.history
-        fail(self._storage, self._trial, reason, history)
-        return {"epoch": len(history), "done": True}
+        fail(self._place, self._trial, reason, history)
+        return _result({"epoch": len(history), "done": True})
+
+
+def _result(row: Row) -> dict[str, Any]:
+    return {"row": json.dumps(row), "done": row["done"]}

@@ -7,6 +7,8 @@ unpickles its state. Every `fit()` here is a new one over the trials that are le
 
 from __future__ import annotations
 
+import json
+import logging
 import os
 import signal
 import tempfile
@@ -44,7 +46,7 @@ def run_trials(following: Following, actor: Any, settings: SweepSettings) -> boo
     """
     interrupt = _Interrupt()
     resources = {"cpu": settings.resources.cpus, "gpu": settings.resources.gpus}
-    with tempfile.TemporaryDirectory(prefix="rankray-tune-") as folder, _environment(_TUNE_SETTINGS):
+    with tempfile.TemporaryDirectory(prefix="rankray-tune-") as folder, _environment(_TUNE_SETTINGS), _quiet_tune():
         tuner = tune.Tuner(
             tune.with_resources(actor, resources),
             tune_config=tune.TuneConfig(
@@ -78,7 +80,7 @@ class _Unkept:
         return {}
 
 
-class _Interrupt(_Unkept, tune.Stopper):  # type: ignore[misc]  # Ray does not type it
+class _Interrupt(_Unkept, tune.Stopper):
     """Ends the experiment in an orderly way: after Ctrl-C or SIGTERM, or an error of the bookkeeping."""
 
     def __init__(self) -> None:
@@ -125,7 +127,7 @@ class _Interrupt(_Unkept, tune.Stopper):  # type: ignore[misc]  # Ray does not t
                 signal.signal(one, handler)
 
 
-class _Proposing(_Unkept, Searcher):  # type: ignore[misc]
+class _Proposing(_Unkept, Searcher):
     """Hands proposals on."""
 
     def __init__(self, following: Following, interrupt: _Interrupt) -> None:
@@ -147,11 +149,11 @@ class _Proposing(_Unkept, Searcher):  # type: ignore[misc]
         """Never asked for."""
 
 
-class _Stopping(_Unkept, FIFOScheduler):  # type: ignore[misc]
+class _Stopping(_Unkept, FIFOScheduler):
     """Takes epochs down, and stops the hopeless."""
 
     def __init__(self, following: Following, interrupt: _Interrupt) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._following, self._interrupt = following, interrupt
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: Mapping[str, Any]) -> str:
@@ -162,11 +164,11 @@ class _Stopping(_Unkept, FIFOScheduler):  # type: ignore[misc]
 
     def on_trial_complete(self, tune_controller: Any, trial: Any, result: Mapping[str, Any]) -> None:
         """A trial's last epoch; a trial that failed in it has no loss."""
-        if "loss" in result:
+        if "loss" in _epoch(result):
             self._interrupt.guarded(lambda: self._following.epoch(_name(trial), _epoch(result)))
 
 
-class _Recording(_Unkept, tune.Callback):  # type: ignore[misc]
+class _Recording(_Unkept, tune.Callback):
     """Takes down what became of trials."""
 
     def __init__(self, following: Following, interrupt: _Interrupt) -> None:
@@ -188,13 +190,25 @@ def _name(trial: Any) -> str:
 
 def _epoch(result: Mapping[str, Any]) -> dict[str, Any]:
     """An epoch's own metrics, without what Tune adds."""
-    ours = ("epoch", "phase", "loss", "learning_rate", "seconds", "accuracy", "accuracy_before", "compression", "more")
-    return {name: result[name] for name in (*ours, "done") if name in result}
+    row: dict[str, Any] = json.loads(result["row"])
+    return row
 
 
 def _last_line(error: object) -> str:
     lines = str(error or "its actor died").strip().splitlines()
     return lines[-1].strip()
+
+
+@contextmanager
+def _quiet_tune() -> Iterator[None]:
+    """Tune's own log has pages on every lost trial and on results that it was not to keep; `Following` says it all."""
+    logger = logging.getLogger("ray.tune")
+    before = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
 
 
 @contextmanager

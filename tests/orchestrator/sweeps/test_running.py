@@ -51,7 +51,7 @@ class Pressing(Silent):
 
 @pytest.fixture(scope="module")
 def finished(ray_cluster: Cluster, digits_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> api.Sweep:
-    return api.sweep(wide(digits_checkpoint), tmp_path_factory.mktemp("sweeps") / "finished")
+    return api.sweep(wide(digits_checkpoint, concurrency=1), tmp_path_factory.mktemp("sweeps") / "finished")
 
 
 def test_every_trial_has_a_row_and_one_that_diverges_ends_alone(finished: api.Sweep) -> None:
@@ -86,7 +86,8 @@ def test_a_finished_sweep_is_read_without_ray(
 def test_ctrl_c_leaves_a_sweep_that_ends_the_same(
     ray_cluster: Cluster, digits_checkpoint: Path, finished: api.Sweep, tmp_path: Path
 ) -> None:
-    raw = wide(digits_checkpoint, concurrency=1)
+    searched = f"{finished.location}/ranks/search-channel_svd-parameters0.5"
+    raw = wide(digits_checkpoint, concurrency=1, ranks_from=searched)
     with pytest.raises(RunInterruptedError, match="go on with `rankray resume"):
         api.sweep(raw, tmp_path / "sweep", observer=Pressing(1))
     first = tmp_path / "sweep" / "trials" / finished.table["trial"][0] / "result.json"
@@ -96,6 +97,7 @@ def test_ctrl_c_leaves_a_sweep_that_ends_the_same(
     assert first.stat().st_mtime_ns == trained, "what was finished is not trained again"
 
 
+@pytest.mark.slow
 def test_optuna_over_budgets_and_rates_then_more(ray_cluster: Cluster, digits_checkpoint: Path, tmp_path: Path) -> None:
     raw = sweep_config(
         digits_checkpoint,
@@ -152,7 +154,7 @@ def test_a_mistake_ends_it_before_ray_starts(
 
 
 def test_a_grid_has_no_more_trials(finished: api.Sweep, digits_checkpoint: Path) -> None:
-    with pytest.raises(ConfigError, match="^--more: a grid has all its trials"):
+    with pytest.raises(ConfigError, match=r"^--more: a grid has all its trials"):
         api.sweep(wide(digits_checkpoint), finished.location, more=2)
 
 

@@ -107,7 +107,6 @@ def test_a_checkpoint_that_holds_something_else_is_not_run(
 
 def test_a_trial_that_diverges_says_so(prepared: PreparedSweep, trial: Trial, tmp_path: Path) -> None:
     wild = replace(trial, settings={**trial.settings, "learning_rate": 1e30})
+    work = begin(wild, prepared, tmp_path)
     with pytest.raises(TrialDivergedError, match="learning rate"):
-        work = begin(wild, prepared, tmp_path)
-        while not work.epoch()["done"]:
-            pass
+        list(iter(lambda: work.epoch()["done"], True))

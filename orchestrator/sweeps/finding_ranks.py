@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from orchestrator.preparation import Prepared, prepare
@@ -14,45 +13,13 @@ from orchestrator.searches.limits import Bound
 from orchestrator.searches.registry import search_methods
 from orchestrator.storage import Storage
 from orchestrator.sweeps.directory import SweepDirectory, below
+from orchestrator.sweeps.rank_source import RankSource, RankVectors
 from orchestrator.sweeps.settings import SweepPlan
-from orchestrator.sweeps.trials import Trial, budget_text
+from orchestrator.sweeps.trials import budget_text
 from search_spaces.errors import ConfigError
 from search_spaces.rank_space import RankVector, rank_vector_from
 
-__all__ = ["RankSource", "RankVectors", "check_sources", "find_ranks", "sources_of"]
-
-
-@dataclass(frozen=True)
-class RankSource:
-    """Where the rank vectors of some trials come from.
-
-    Attributes:
-        origin: `search`, a search's name, or a run directory.
-        scheme: how the layers are factorised.
-        budget: limits by cost, as text and as a mapping.
-    """
-
-    origin: str
-    scheme: str
-    text: str
-
-    @property
-    def searched(self) -> bool:
-        """Whether the sweep itself runs a search for it."""
-        return self.origin == "search" or self.origin in search_methods().names()
-
-    @property
-    def folder(self) -> str:
-        """Where that search is kept, below the sweep."""
-        return f"ranks/{self.origin}-{self.scheme}-{self.text.replace(', ', '+').replace(' ', '')}"
-
-
-RankVectors = Mapping[RankSource, RankVector]
-
-
-def source_of(trial: Trial) -> RankSource | None:
-    """Where a trial has its ranks from; None where it needs none."""
-    return None if trial.ranks_from is None else RankSource(trial.ranks_from, trial.scheme, budget_text(trial.budget))
+__all__ = ["check_sources", "find_ranks", "sources_of"]
 
 
 def sources_of(plan: SweepPlan) -> dict[RankSource, Mapping[str, Bound]]:
