@@ -18,9 +18,20 @@ from search_spaces.errors import MeasurementError
 from workers.timing.contract import Device, Measurement, Workload
 from workers.timing.hardware_actor import HardwareActor
 
-__all__ = ["Session", "compared", "cores", "label", "on_core", "rank_correlation", "timed"]
+__all__ = ["ANYHOW", "Session", "compared", "cores", "label", "on_core", "rank_correlation", "timed"]
 
 _LEASE_S = 600.0
+
+ANYHOW: Mapping[str, float] = {
+    "load": 1.0,
+    "drift": 9.0,
+    "half_width": 0.25,
+    "patience": 11,
+    "slice_s": 0.0,
+    "warm_up_s": 0.02,
+    "warm_up_limit_s": 0.2,
+}
+"""Rules of the short forms, by which a busy machine is fit as well: processor time stands in for wall time at once."""
 
 
 def cores() -> list[int]:
@@ -28,9 +39,9 @@ def cores() -> list[int]:
     return sorted(os.sched_getaffinity(0))
 
 
-def on_core(core: int, time_limit_s: float = 60.0) -> Device:
-    """One core under ONNX Runtime."""
-    return Device("cpu", "onnxruntime", cores=(core,), time_limit_s=time_limit_s)
+def on_core(core: int, backend: str = "onnxruntime", time_limit_s: float = 60.0) -> Device:
+    """One core under a backend."""
+    return Device("cpu", backend, cores=(core,), time_limit_s=time_limit_s)
 
 
 @dataclass

@@ -22,7 +22,7 @@ from typing import Any
 
 import _hardware_witness
 import yaml
-from _hardware_device import cores
+from _hardware_device import ANYHOW, cores
 from _hardware_networks import config
 from _record import show
 
@@ -56,7 +56,7 @@ class LeasesSize:
     timeout_s: float = 1800.0
 
 
-QUICK = LeasesSize(ranks=32, session=3, timeout_s=240.0)
+QUICK = LeasesSize(ranks=32, session=3, timeout_s=600.0)
 
 
 def measure(size: LeasesSize, keep: Callable[[dict[str, Any]], None], former: Mapping[str, Any]) -> dict[str, Any]:
@@ -87,8 +87,7 @@ def _prepare(size: LeasesSize, folder: Path, usable: Sequence[int]) -> None:
             "ranks": size.ranks,
             "session": size.session,
             "retries": 0,
-            "confidence": 0.5,  # leases are in question, not times
-            "protocol": {"load": 1.0, "warm_up_s": 0.01, "warm_up_limit_s": 0.1},
+            "protocol": dict(ANYHOW),  # leases are in question, not times
         }
         (folder / f"run{run}.yaml").write_text(yaml.safe_dump(raw), encoding="utf-8")
 

@@ -81,7 +81,7 @@ def measure(size: LoadedSize, keep: Callable[[dict[str, Any]], None], former: Ma
 
 def _under(size: LoadedSize, workloads: Sequence[Workload], core: int, busy: int | None) -> dict[str, Any]:
     load: AbstractContextManager[None] = nullcontext() if busy is None else loaded(busy)
-    device = on_core(core, size.time_limit_s)
+    device = on_core(core, time_limit_s=size.time_limit_s)
     with load:
         session = timed(device, workloads, {"load": 1.0, **(size.rules or {})}, retries=size.retries)
         plain: list[float] = call_in_child(

@@ -1,4 +1,4 @@
-"""The networks that devices are timed with: the CIFAR ResNet-20 and torchvision's ResNet-18, with random weights.
+"""The networks that devices are timed with: the CIFAR ResNet-20, torchvision's ResNet-18, a small one for short forms.
 
 Latency depends on shapes alone, so random weights and images are all right for it. Allocations are made by error curves
 of these weights; what networks they would make is another question, of `bench_quality.py`.
@@ -20,7 +20,7 @@ from orchestrator.preparation import Prepared, prepare
 from workers.models import CifarResNet
 from workers.timing.workloads import LayerWorkload, layer_workloads
 
-__all__ = ["NETWORKS", "config", "images", "layers_of", "prepared", "resnet18", "resnet20", "sample"]
+__all__ = ["NETWORKS", "config", "images", "layers_of", "prepared", "resnet18", "resnet20", "sample", "small"]
 
 
 @dataclass(frozen=True)
@@ -36,8 +36,9 @@ class _Network:
 NETWORKS: Mapping[str, _Network] = {
     "resnet20": _Network(32, 10, "spatial_svd", ()),
     "resnet18": _Network(224, 1000, "tucker2", ("conv1", "fc")),
+    "small": _Network(32, 10, "spatial_svd", ()),
 }
-"""As the examples `resnet20_latency.yaml` and `resnet18_latency.yaml` have them."""
+"""The first two as the examples `resnet20_latency.yaml` and `resnet18_latency.yaml` have them."""
 
 
 def resnet20() -> nn.Module:
@@ -53,6 +54,22 @@ def resnet18() -> nn.Module:
     torch.manual_seed(0)
     model: nn.Module = build(weights=None)
     return model
+
+
+def small() -> nn.Module:
+    """Few layers, so wide that low ranks are much faster; the same weights every time."""
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(3, 64, 3, stride=2, padding=1),
+        nn.ReLU(),
+        nn.Conv2d(64, 128, 3, padding=1),
+        nn.ReLU(),
+        nn.Conv2d(128, 128, 3, padding=1),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(128, 10),
+    )
 
 
 def images(count: int, side: int, classes: int) -> TensorDataset:

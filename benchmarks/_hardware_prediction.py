@@ -16,7 +16,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from _hardware_device import cores, on_core, rank_correlation, timed
+from _hardware_device import ANYHOW, cores, on_core, rank_correlation, timed
 from _hardware_networks import config, prepared
 from _record import show
 
@@ -44,6 +44,7 @@ CASES: Mapping[str, tuple[str, int]] = {
     "resnet20-8": ("resnet20", 8),
     "resnet20-1": ("resnet20", 1),
     "resnet18-1": ("resnet18", 1),
+    "small-1": ("small", 1),
 }
 """Network and batch size."""
 
@@ -54,6 +55,7 @@ class PredictionSize:
 
     Attributes:
         cases: names of `CASES`.
+        backend: eager torch in the short form, because it builds at once.
         calibration: networks that are fitted to.
         held_out: other networks, proposed by searches.
         limits: between the fastest network that is predicted (0) and the dense one (1).
@@ -61,7 +63,8 @@ class PredictionSize:
         rules: of the protocol that differ from a run's own.
     """
 
-    cases: tuple[str, ...] = tuple(CASES)
+    cases: tuple[str, ...] = ("resnet20-8", "resnet20-1", "resnet18-1")
+    backend: str = "onnxruntime"
     calibration: int = 12
     held_out: int = 12
     limits: tuple[float, ...] = (0.15, 0.3, 0.5, 0.75)
@@ -70,12 +73,13 @@ class PredictionSize:
 
 
 QUICK = PredictionSize(
-    cases=("resnet20-8",),
+    cases=("small-1",),
+    backend="torch",
     calibration=4,
     held_out=4,
     limits=(0.3, 0.6),
-    ranks_per_layer=2,
-    rules={"load": 1.0, "half_width": 0.1, "warm_up_s": 0.02, "warm_up_limit_s": 0.2},
+    ranks_per_layer=4,
+    rules=ANYHOW,
 )
 
 
@@ -88,7 +92,7 @@ def measure(
     """Every case that is asked for; the others stay as a former run left them."""
     found: dict[str, Any] = {"cases": dict(former.get("cases", {}))}
     for case in size.cases:
-        found["cases"][case] = _case(case, size, device or on_core(cores()[0]))
+        found["cases"][case] = _case(case, size, device or on_core(cores()[0], size.backend))
         keep(found)
     return found
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from _hardware_device import cores, on_core, timed
+from _hardware_device import ANYHOW, cores, on_core, timed
 from _hardware_networks import config, prepared
 from _record import RESULTS, show
 
@@ -46,6 +46,7 @@ class Resnet18Size:
         macs: the most that the network may take: HALOC's 553 of 1,814 million.
         throughput: the least, over the dense network's.
         method: of both searches; by curves.
+        backend: eager torch in the short form, because it builds at once.
         batch_size: images per call.
         sessions: of the final comparison.
         timing: what differs in the config's `timing`.
@@ -56,6 +57,7 @@ class Resnet18Size:
     macs: int = 553_000_000
     throughput: float = 2.0
     method: str = "alds"
+    backend: str = "onnxruntime"
     batch_size: int = 1
     sessions: int = 3
     timing: Mapping[str, Any] | None = None
@@ -63,19 +65,18 @@ class Resnet18Size:
 
 
 QUICK = Resnet18Size(
-    network="resnet20",
-    macs=34_000_000,
-    throughput=1.01,
-    batch_size=8,
+    network="small",
+    macs=40_000_000,
+    throughput=1.2,
+    backend="torch",
     sessions=1,
     kept=False,
     timing={
         "calibration": 3,
-        "ranks_per_layer": 2,
+        "ranks_per_layer": 4,
         "rounds": 2,
         "proposals": 1,
-        "confidence": 0.05,
-        "protocol": {"load": 1.0, "warm_up_s": 0.02, "warm_up_limit_s": 0.2},
+        "protocol": ANYHOW,
     },
 )
 
@@ -119,7 +120,7 @@ def _config(size: Resnet18Size, name: str, core: int, table: str, *, random: boo
         }
     return {
         **raw,
-        "devices": {"cpu": {"backend": "onnxruntime", "cores": [core]}},
+        "devices": {"cpu": {"backend": size.backend, "cores": [core]}},
         "timing": {"batch_size": size.batch_size, **(size.timing or {}), **({"table": table} if table else {})},
         "cluster": {"evaluators": 1},
     }
@@ -157,12 +158,10 @@ def _network(dense: Prepared, ranks: RankVector, batch_size: int) -> Workload:
 
 def _beside_each_other(size: Resnet18Size, core: int, networks: Mapping[str, Workload]) -> dict[str, dict[str, Any]]:
     """Medians over sessions, in each of which all networks are timed in the same rounds."""
-    rules = dict((size.timing or {}).get("protocol", {}))
-    if size.timing and "confidence" in size.timing:
-        rules["half_width"] = size.timing["confidence"]
+    rules = (size.timing or {}).get("protocol", {})
     ms: dict[str, list[float]] = {name: [] for name in networks}
     for _ in range(size.sessions):
-        session = timed(on_core(core), list(networks.values()), rules)
+        session = timed(on_core(core, size.backend), list(networks.values()), rules)
         for name, network in networks.items():
             told = session.final[network]
             if told.ok and told.spread is not None:
@@ -187,7 +186,7 @@ def show_found(found: Mapping[str, Any]) -> None:
         rate, ratio = one["per_second_median"], one["over_dense"]
         cells = ["not measured" if rate is None else f"{rate:.2f}", "" if ratio is None else f"{ratio:.2f}x"]
         rows.append([title, f"{one['macs'] / 1e6:.0f}", *cells])
-    show("ResNet-18: measured throughput, by what the search was limited in", ["", "MACs, M", "images/s", ""], rows)
+    show("Measured throughput, by what the search was limited in", ["", "MACs, M", "images/s", ""], rows)
     print(f"HALOC, published: {', '.join(f'{ratio:g}x on {name}' for name, ratio in found['published'].items())}")
     if found["random"]:
         print("weights and images were random (no IMAGENET): the ranks' quality means nothing here, the clock does")

@@ -128,7 +128,7 @@ def run(name: str, given: argparse.Namespace, results: Results) -> None:
         results.keep(name, settings, found, started, finished=False)
 
     found = part.measure(size, keep, results.former(name, settings))
-    finished = name != "prediction" or set(part.quick.cases if given.quick else CASES) <= set(found["cases"])
+    finished = name != "prediction" or set((part.quick if given.quick else part.size).cases) <= set(found["cases"])
     results.keep(name, settings, found, started, finished=finished)
     part.show(found)
 
