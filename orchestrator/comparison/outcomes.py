@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -14,10 +14,12 @@ import pyarrow.parquet as pq
 
 from orchestrator.comparison.settings import PlannedRun
 from search_spaces.costs import COST_NAMES
+from search_spaces.latency import limited_device
 
-__all__ = ["SCHEMA", "Outcome", "judged_by", "parquet_bytes", "table_of"]
+__all__ = ["SCHEMA", "Outcome", "costs_of", "judged_by", "parquet_bytes", "table_of"]
 
 _SPLITS, _METRICS = ("validation", "test"), ("accuracy", "loss")
+_SAVED = "compression_"
 
 SCHEMA = pa.schema(
     {
@@ -35,7 +37,7 @@ SCHEMA = pa.schema(
         "budget_value": pa.float64(),
         "in_window": pa.bool_(),
         "best": pa.bool_(),
-        **{f"compression_{cost}": pa.float64() for cost in COST_NAMES},
+        **{f"{_SAVED}{cost}": pa.float64() for cost in COST_NAMES},
         **{cost: pa.float64() for cost in COST_NAMES},
         **{
             f"{network}{split}_{metric}": pa.float64()
@@ -55,8 +57,9 @@ SCHEMA = pa.schema(
 `budget` is all of it; `compression_*` is C(r) over the layers searched, `parameters`, `macs` and `volume` are the whole
 compressed network's; `dense_*` scores are the network's as it came. `taken_over` of the `evaluations` were scored for
 another run, and the `seconds` of runs on the same evaluators add up to those that passed (see
-`orchestrator/shared_time.py`). Null is what a run without a result does not know. `best` is told by validation data
-alone, see `judged_by`."""
+`orchestrator/shared_time.py`). For each device that is limited there is `compression_latency@DEVICE` besides: 1 less
+the network's measured latency over the dense one's. Null is what a run without a result does not know. `best` is told
+by validation data alone, see `judged_by`."""
 
 Status = Literal["finished", "infeasible", "failed", "unfinished"]
 
@@ -80,7 +83,9 @@ class Outcome:
 
 def table_of(outcomes: Sequence[tuple[PlannedRun, Outcome]]) -> pd.DataFrame:
     """The table, in the order given; columns as in `SCHEMA`, and as attribute the `objective` that tells the best."""
-    rows = [_row(run, outcome) for run, outcome in outcomes]
+    limited = dict.fromkeys(limit.cost for run, _ in outcomes for limit in run.config.limits)
+    latencies = [cost for cost in limited if limited_device(cost) is not None]
+    rows = [{**_row(run, outcome), **_latency_saved(outcome, latencies)} for run, outcome in outcomes]
     for (run, _), row in zip(outcomes, rows, strict=True):
         alike = [
             other
@@ -89,7 +94,7 @@ def table_of(outcomes: Sequence[tuple[PlannedRun, Outcome]]) -> pd.DataFrame:
         ]
         value = _judged(row, run.base.objective)
         row["best"] = value > -math.inf and value == max(_judged(other, run.base.objective) for other in alike)
-    frame: pd.DataFrame = pa.Table.from_pylist(rows, SCHEMA).to_pandas()
+    frame: pd.DataFrame = pa.Table.from_pylist(rows, _schema(rows[0])).to_pandas()
     frame.attrs["objective"] = outcomes[0][0].base.objective
     return frame
 
@@ -97,8 +102,14 @@ def table_of(outcomes: Sequence[tuple[PlannedRun, Outcome]]) -> pd.DataFrame:
 def parquet_bytes(table: pd.DataFrame) -> bytes:
     """The table as a Parquet file."""
     buffer = io.BytesIO()
-    pq.write_table(pa.Table.from_pandas(table, SCHEMA, preserve_index=False), buffer, compression="zstd")
+    written = pa.Table.from_pandas(table, _schema(map(str, table.columns)), preserve_index=False)
+    pq.write_table(written, buffer, compression="zstd")
     return buffer.getvalue()
+
+
+def costs_of(table: pd.DataFrame) -> list[str]:
+    """The costs that the runs are compared in, those of limited devices last."""
+    return [name.removeprefix(_SAVED) for name in table.columns if name.startswith(_SAVED)]
 
 
 def judged_by(objective: str) -> str:
@@ -140,12 +151,28 @@ def _row(run: PlannedRun, outcome: Outcome) -> dict[str, Any]:
     }
 
 
+def _latency_saved(outcome: Outcome, costs: Sequence[str]) -> dict[str, float | None]:
+    """By column, the share of the dense network's latency that the network was measured to save."""
+    told = (outcome.result or {}).get("latency", {})
+    saved: dict[str, float | None] = {}
+    for cost in costs:
+        device = told.get(limited_device(cost), {})
+        measured = device.get("measured_ms")
+        saved[f"{_SAVED}{cost}"] = None if measured is None else 1.0 - measured / device["dense_ms"]
+    return saved
+
+
+def _schema(columns: Iterable[str]) -> pa.Schema:
+    """`SCHEMA` and the columns that it does not have: those of limited devices."""
+    return pa.schema([*SCHEMA, *(pa.field(name, pa.float64()) for name in columns if name not in SCHEMA.names)])
+
+
 def _reached(result: Mapping[str, Any]) -> dict[str, float | None]:
     """Costs and scores of a result, by column."""
     values: dict[str, float | None] = {}
     for cost in COST_NAMES:
         entry = result.get("costs", {}).get(cost, {})
-        values[f"compression_{cost}"] = entry.get("compression")
+        values[f"{_SAVED}{cost}"] = entry.get("compression")
         values[cost] = entry.get("network", {}).get("compressed")
     for network, prefix in (("dense", "dense_"), ("compressed", "")):
         for split in _SPLITS:

@@ -9,14 +9,13 @@ import pandas as pd
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
-from orchestrator.comparison.outcomes import judged_by
+from orchestrator.comparison.outcomes import costs_of, judged_by
 from orchestrator.report import RunData, build_report
 from orchestrator.report.quantities import cost_label, count, decimal, duration, metric, percent, plural
 from orchestrator.report.section import Block, Column, LegendEntry, Picture, Section, Table, table
 from orchestrator.report.sections.cost_fronts import panels, percent_axis
 from orchestrator.report.svg import dress, inline_svg
 from orchestrator.report.theme import COLOURS, LINES, SYMBOLS, line, series_colour, symbol
-from search_spaces.costs import COST_NAMES
 
 __all__ = ["comparison_page", "searches_section"]
 
@@ -71,7 +70,7 @@ def curves_of(finished: pd.DataFrame, search: str, cost: str, split: str) -> pd.
 
 
 def _picture(finished: pd.DataFrame, searches: Sequence[str]) -> Picture:
-    costs = [cost for cost in COST_NAMES if (finished["budget_cost"] == cost).any()]
+    costs = [cost for cost in costs_of(finished) if (finished["budget_cost"] == cost).any()]
     splits = [split for split in _SPLITS if finished[f"{split}_accuracy"].notna().any()]
     places = [(cost, split) for cost in costs for split in splits]
     curves = {(one, *place): curves_of(finished, one, *place) for one in searches for place in places}
@@ -126,18 +125,18 @@ def _paint(
 
 def _table(rows: pd.DataFrame) -> Table:
     """Every run as a row."""
-    lines = []
+    costs, lines = costs_of(rows), []
     for row in _records(rows):
         status = row["status"]
         if status == "finished":
             status = "best" if row["best"] else "met" if row["in_window"] else "missed"
-        shares = [percent(row[f"compression_{cost}"]) for cost in COST_NAMES]
+        shares = [percent(row[f"compression_{cost}"]) for cost in costs]
         scores = [metric("accuracy", row["validation_accuracy"]), decimal(row["validation_loss"])]
         effort = [count(row["evaluations"]), duration(row["seconds"])]
         test = metric("accuracy", row["test_accuracy"])
         lines.append((row["budget"], row["search"], str(row["seed"]), status, *shares, *scores, test, *effort))
     columns = [Column("Budget", False), Column("Search", False), Column("Seed"), Column("Status", False)]
-    columns += [Column(f"{cost_label(cost)} saved") for cost in COST_NAMES]
+    columns += [Column(f"{cost_label(cost)} saved") for cost in costs]
     heads = ("Validation accuracy", "Validation loss", "Test accuracy", "Candidates", "Time")
     columns += [Column(head) for head in heads]
     return table("Every run", columns, lines, limit=500)

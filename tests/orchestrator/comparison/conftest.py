@@ -55,3 +55,11 @@ def table() -> pd.DataFrame:
         Outcome("failed", "<b>disk</b> [red]full[/red]", "runs/x"),
     ]
     return table_of(list(zip(runs, ends, strict=True)))
+
+
+def timed_table() -> pd.DataFrame:
+    """Two searches with twice a device's throughput as their budget: one finished, one failed."""
+    runs = planned({"budgets": [{"throughput": {"cpu": "2x"}}], "searches": {"alds": {}, "uniform": {}}})
+    latency = {"latency": {"cpu": {"measured_ms": 3.0, "dense_ms": 8.0}}}
+    ends = [Outcome("finished", "", "runs/x", result(0.8, 0.4) | latency), Outcome("failed", "it hung", "runs/x")]
+    return table_of(list(zip(runs, ends, strict=True)))

@@ -9,8 +9,8 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
-from orchestrator.comparison.outcomes import SCHEMA, Outcome, parquet_bytes, table_of
-from tests.orchestrator.comparison.conftest import outcome, planned
+from orchestrator.comparison.outcomes import SCHEMA, Outcome, costs_of, parquet_bytes, table_of
+from tests.orchestrator.comparison.conftest import outcome, planned, timed_table
 
 THREE = {"budgets": [0.5], "searches": {"alds": {}, "mbs": {}, "uniform": {}}}
 
@@ -58,3 +58,9 @@ def test_the_file_holds_the_table_and_needs_nobody_to_read_it(table: pd.DataFram
     for row in rows[2:]:
         assert row["evaluations"] is row["in_window"] is row["test_loss"] is row["parameters"] is None
         assert row["reason"]
+
+
+def test_of_a_limited_device_it_has_what_was_measured() -> None:
+    written = pq.read_table(io.BytesIO(parquet_bytes(timed_table()))).to_pylist()
+    assert [row["compression_latency@cpu"] for row in written] == [0.625, None]
+    assert costs_of(timed_table()) == ["parameters", "macs", "volume", "latency@cpu"]

@@ -8,7 +8,7 @@ import pytest
 from orchestrator.comparison.outcomes import Outcome, table_of
 from orchestrator.comparison.page import comparison_page, curves_of, searches_section
 from orchestrator.report.section import Picture, Table
-from tests.orchestrator.comparison.conftest import outcome, planned
+from tests.orchestrator.comparison.conftest import outcome, planned, timed_table
 from tests.orchestrator.report.test_page import Page
 
 
@@ -32,6 +32,14 @@ def test_a_line_goes_through_the_means_over_seeds_by_rising_compression() -> Non
     assert curve["x"].tolist() == pytest.approx([0.51, 0.71])
     assert curve["accuracy"].tolist() == pytest.approx([0.85, 0.5])
     assert curves_of(table, "alds", "macs", "validation").empty
+
+
+def test_a_limited_device_has_its_panel_over_measured_latency() -> None:
+    picture, rows, _ = searches_section(timed_table()).blocks
+    assert isinstance(picture, Picture)
+    assert ("alds", "Latency on cpu", "validation", "62.50%", "80.00%") in picture.table.rows
+    assert isinstance(rows, Table)
+    assert rows.rows[0][4:8] == ("50.00%", "50.00%", "50.00%", "62.50%")
 
 
 def test_the_page_is_whole_and_escapes_reasons(table: pd.DataFrame) -> None:
