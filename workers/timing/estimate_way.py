@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import time
 from collections.abc import Mapping, Sequence
@@ -22,11 +23,19 @@ _IDENTIFY_S = 60.0
 
 
 class EstimateWay(LocalWay):
-    """An estimator on this machine. It leases the cores that it computes on: it would disturb what is timed there."""
+    """An estimator on this machine. Nothing is timed, so only cores that the config names are leased and kept to."""
 
     def backends(self) -> Sequence[str]:
         """The estimators."""
         return estimators().names()
+
+    def things(self, device: Device) -> Sequence[str]:
+        """The cores that it is to compute on, if the config names some.
+
+        Raises:
+            ConfigError: this process may not run on one of them.
+        """
+        return super().things(device) if device.cores else ()
 
     def identify(self, device: Device) -> Identity:
         """What is estimated; it is always fit."""
@@ -69,6 +78,8 @@ def _identify(device: Device) -> Identity:
 
 def _estimate(device: Device, workloads: Sequence[Workload]) -> list[Measurement]:
     """In the child: every workload has the time limit for itself."""
+    if device.cores:
+        os.sched_setaffinity(0, device.cores)
     found = []
     for workload in workloads:
         alive()

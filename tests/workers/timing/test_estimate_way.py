@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import subprocess
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -105,6 +107,17 @@ class TestOptions:
         assert isinstance(way_to(eyeriss()), EstimateWay)
         assert "zigzag" in way_to(eyeriss()).backends()
         assert not isinstance(way_to(Device("cpu", "torch")), EstimateWay)
+
+
+class TestLeases:
+    def test_without_cores_it_leases_nothing(self) -> None:
+        assert EstimateWay().things(eyeriss()) == ()
+
+    def test_cores_that_it_is_given_are_its_own(self) -> None:
+        core = min(os.sched_getaffinity(0))
+        assert EstimateWay().things(replace(eyeriss(), cores=(core,))) == (f"core-{core}",)
+        with pytest.raises(ConfigError, match=r"^devices\.eyeriss\.cores: core 9999 is not among"):
+            EstimateWay().things(replace(eyeriss(), cores=(9999,)))
 
 
 def test_without_zigzag_it_says_what_to_install() -> None:
