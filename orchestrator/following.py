@@ -7,8 +7,6 @@ evaluators busy; what one has had scored is handed to every other that asks for 
 from __future__ import annotations
 
 import math
-import signal
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -19,6 +17,7 @@ from orchestrator.pool import Pool
 from orchestrator.progress import Observer, Snapshot, Standing
 from orchestrator.score_memory import Delivery, ScoreMemory
 from orchestrator.shared_time import SharedTime
+from orchestrator.termination import termination_interrupts
 from search_spaces.errors import CorruptedWeightsError, RankRayError, RunInterruptedError
 from search_spaces.rank_space import RankVector
 
@@ -72,7 +71,7 @@ class Following:
             RunStoppedError: out of evaluators, or the weights were written to.
         """
         try:
-            with _termination_interrupts():
+            with termination_interrupts():
                 self._loop()
         except CorruptedWeightsError:
             for course in self._open.values():
@@ -177,20 +176,3 @@ class Following:
             alive=len(self._pool.alive),
             searches=tuple(searches),
         )
-
-
-@contextmanager
-def _termination_interrupts() -> Iterator[None]:
-    """Makes SIGTERM, by which batch systems announce the end, do what Ctrl-C does: save and stop."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def interrupt(_number: int, _frame: object) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

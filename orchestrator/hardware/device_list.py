@@ -54,5 +54,12 @@ def _look(stations: Stations, device: Device) -> Listed:
         identity = stations.open([device.name])[0].identity
         holder = stations.activity(device.name).holder
     except (ConfigError, MeasurementError) as error:
-        return Listed(device, None, str(error))
+        return Listed(device, None, _without_name(str(error), device.name))
     return Listed(device, identity, identity.unfit, holder)
+
+
+def _without_name(reason: str, name: str) -> str:
+    """A message without the device that it begins with, which a list has beside it."""
+    for start in (f"{name}: ", f"devices.{name}: ", f"devices.{name}."):
+        reason = reason.removeprefix(start)
+    return reason

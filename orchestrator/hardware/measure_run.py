@@ -13,6 +13,7 @@ from orchestrator.hardware.measuring import Outcome, Watcher, measurer_on
 from orchestrator.preparation import Prepared, prepare
 from orchestrator.ray_cluster import connect
 from orchestrator.storage import Storage
+from orchestrator.termination import termination_interrupts
 from search_spaces.errors import RunInterruptedError
 from workers.timing.local_way import rules_from
 from workers.timing.workloads import LayerWorkload, layer_workloads
@@ -55,7 +56,7 @@ def run_measure(config: Config, location: str, watcher: Watcher, *, check: bool 
 
     Raises:
         ConfigError: before anything is measured, naming what is wrong.
-        RunInterruptedError: Ctrl-C; what was measured is in the table.
+        RunInterruptedError: Ctrl-C, or SIGTERM; what was measured is in the table.
     """
     storage = Storage(location, again="rankray measure")
     storage.check_empty()
@@ -68,6 +69,7 @@ def run_measure(config: Config, location: str, watcher: Watcher, *, check: bool 
     log = MeasurementLog(storage)
     # Evaluators are not needed, so whether they fit does not matter.
     with (
+        termination_interrupts(),
         connect(ClusterSettings(address=config.cluster.address)) as cluster,
         measurer_on(cluster, devices, config.timing, run=storage.name, log=log, watcher=watcher) as measurer,
     ):

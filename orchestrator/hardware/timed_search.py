@@ -18,6 +18,7 @@ from orchestrator.run_directory import RunDirectory
 from orchestrator.searches.closed_loop import ClosedLoop, LoopSetting
 from orchestrator.searches.contract import Problem, Search
 from orchestrator.searches.registry import search_methods
+from orchestrator.termination import termination_interrupts
 from search_spaces.errors import MeasurementError, RunInterruptedError
 from search_spaces.latency import Timing
 from search_spaces.rank_space import RankVector
@@ -39,7 +40,7 @@ def timed_search(
     Raises:
         InfeasibleBudgetError: no rank vector meets the latency limits.
         MeasurementError: a device does not answer, or too little could be measured on it.
-        RunInterruptedError: Ctrl-C while devices were timed.
+        RunInterruptedError: Ctrl-C, or SIGTERM, while devices were timed.
     """
     settings = prepared.config.search
     method = search_methods().get(settings.method, "search.method")
@@ -51,7 +52,8 @@ def timed_search(
     with measurer_on(cluster, devices, prepared.config.timing, run=run.location, log=log, watcher=watcher) as measurer:
         memory = RunMemory(run.storage, _measure_all(measurer))
         try:
-            timed = time_space(prepared, memory)
+            with termination_interrupts():
+                timed = time_space(prepared, memory)
         except KeyboardInterrupt:
             raise RunInterruptedError(
                 "interrupted while devices were timed; what was measured is in the latency table: go on with "

@@ -13,23 +13,27 @@ import subprocess
 import sys
 import time
 from collections import defaultdict
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
+import ray
 import yaml
 
 from orchestrator import api
 from orchestrator.config.loading import check_config
+from orchestrator.hardware import sessions, stations
 from orchestrator.hardware.devices import devices_of
 from orchestrator.hardware.latency_table import Conditions, LatencyTable, Work
-from orchestrator.hardware.measuring import measurer_on
+from orchestrator.hardware.measuring import Unwatched, measurer_on
 from orchestrator.ray_cluster import Cluster
 from search_spaces.errors import ConfigError, MeasurementError
 from tests.orchestrator.digits_run import digits_config
 from tests.workers.timing import odd_backends
+from workers.timing.lease import lease
 from workers.timing.session import REFERENCE
 
 RANKRAY = [sys.executable, "-c", "from orchestrator.cli import main; main()"]
@@ -103,7 +107,7 @@ def test_a_resource_that_no_node_offers(ray_cluster: Cluster, config: dict[str, 
         api.measure(config, tmp_path / "run")
     assert not Path(config["timing"]["table"]).exists()
     listed = {one.device.name: one for one in api.devices(config)}
-    assert "no node offers 'jetson_orin'" in listed["orin"].unfit
+    assert listed["orin"].unfit.startswith("resource: no node offers 'jetson_orin'")  # its name stands beside it
     assert listed["here"].identity is not None, "one that is missing does not hide the others"
     assert listed["here"].holder is None
 
@@ -159,28 +163,72 @@ def test_a_device_that_hangs_is_given_up_and_its_work_goes_to_another(
 
 
 @pytest.mark.slow
+def test_a_device_whose_actor_is_silent_is_given_up_and_its_work_goes_to_another(
+    ray_cluster: Cluster, config: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An actor's process that stands still, as that of a node that was cut off seems to."""
+    monkeypatch.setattr(sessions, "_HEARTBEAT_S", 1.0)
+    config["devices"] = {name: {"cores": [core]} for name, core in (("first", CORES[0]), ("second", CORES[-1]))}
+    checked, said = check_config(config, "config"), Said()
+    with measurer_on(ray_cluster, devices_of(checked.devices), checked.timing, watcher=said) as measurer:
+        assert measurer.conditions("first") == measurer.conditions("second")
+        monkeypatch.setattr(stations, "_ASK_S", 10.0)
+        actor = measurer._stations.open(["first"])[0].actor
+        pid = ray.get(actor.__ray_call__.remote(lambda _self: os.getpid()))
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            outcome = measurer.measure_all({"first": [REFERENCE]})
+        finally:
+            with suppress(ProcessLookupError):  # Ray ends it
+                os.kill(pid, signal.SIGCONT)
+    assert outcome.given_up == {"first": "its actor has not answered for 10 s"}
+    assert "first is given up: its actor has not answered for 10 s; its work goes to second" in said.lines
+    [found] = outcome.measurements["first"]
+    assert found is not None
+    assert found.ok
+
+
+class Said(Unwatched):
+    """Keeps what a person should know."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def say(self, line: str) -> None:
+        self.lines.append(line)
+
+
+@pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_interrupted_it_keeps_what_it_measured_and_goes_on(
-    config: dict[str, Any], tmp_path: Path, project: Path
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupted_it_keeps_what_it_measured_frees_the_device_and_goes_on(
+    config: dict[str, Any], tmp_path: Path, project: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
 ) -> None:
     config["timing"]["session"] = 2
-    path = written(config, tmp_path / "config.yaml")
+    path, table = written(config, tmp_path / "config.yaml"), str(tmp_path / "table")
     process = rankray("measure", path, "--run-dir", "run", folder=tmp_path, project=project)
-    deadline = time.monotonic() + 200
+    deadline = time.monotonic() + 300
     while not list((tmp_path / "table").glob("*.parquet")):
         assert process.poll() is None
         assert time.monotonic() < deadline
         time.sleep(0.05)
-    os.kill(process.pid, signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
+    os.kill(process.pid, number)
+    _, errors = process.communicate(timeout=120)
     assert process.returncode == 1
     assert "interrupted; what was measured is in" in errors
-    kept = len(LatencyTable(str(tmp_path / "table")))
-    assert kept >= 2
+    assert "Traceback" not in errors
+
+    measured = pd.read_parquet(tmp_path / "run" / "measurements")
+    assert len(measured) >= 2
+    assert set(measured["subject"]) == set(LatencyTable(table).frame()["subject"])
+    monkeypatch.setenv("RANKRAY_LEASES", str(tmp_path / "leases"))
+    with lease([f"core-{CORES[0]}"], "here", wait_s=30):  # its processes may still be ending
+        pass
+
     again = rankray("measure", path, "--run-dir", "again", folder=tmp_path, project=project)
-    output, errors = again.communicate(timeout=280)
+    output, errors = again.communicate(timeout=400)
     assert again.returncode == 0, errors
-    assert f" {kept} known before, 0 rejected" in output
+    assert f" {len(measured)} known before, 0 rejected" in output
 
 
 @pytest.mark.slow
