@@ -28,6 +28,7 @@ from workers.causes import cause
 from workers.checkpoint import fingerprint, load_checkpoint
 from workers.datasets import PreparedDataset, check_labels, open_dataset
 from workers.import_path import build, import_object
+from workers.new_classes import with_classes
 from workers.scorer import judge_in_slices
 from workers.scoring import Subject, Way
 from workers.shared_tensors import adopt, skeleton, weights_of
@@ -117,6 +118,8 @@ def build_model(config: Config) -> nn.Module:
     model: nn.Module = build(config.model.build, config.model.arguments, "model.build", expected=nn.Module)
     if config.model.checkpoint is not None:
         load_checkpoint(model, config.model.checkpoint)
+    if config.model.new_classes is not None:
+        model = with_classes(model, config.model.new_classes, config.search.seed)
     return model.cpu().eval().requires_grad_(False)
 
 

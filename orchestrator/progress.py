@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
+from rich.text import Text
 
 __all__ = ["Observer", "Silent", "Snapshot", "Standing", "duration", "show_progress"]
 
@@ -65,6 +67,9 @@ class Observer(Protocol):
     def update(self, snapshot: Snapshot) -> None:
         """Called whenever scores came in."""
 
+    def stand(self, facts: Mapping[str, str]) -> None:
+        """Where long work of another kind stands, in few words by name."""
+
     def say(self, line: str) -> None:
         """Something a person should know: a lost evaluator, a fallback."""
 
@@ -73,6 +78,9 @@ class Silent:
     """Watches nothing: for use from Python."""
 
     def update(self, snapshot: Snapshot) -> None:
+        """Nothing."""
+
+    def stand(self, facts: Mapping[str, str]) -> None:
         """Nothing."""
 
     def say(self, line: str) -> None:
@@ -99,14 +107,20 @@ class _Shown:
             self._live = None
 
     def update(self, snapshot: Snapshot) -> None:
-        if self._live is not None:
-            self._live.update(_table(snapshot))
-        elif time.monotonic() - self._last >= _PLAIN_EVERY_S:
-            self._last = time.monotonic()
-            self._console.print(_line(snapshot), highlight=False, soft_wrap=True)
+        self._paint(lambda: _table(snapshot), lambda: _line(snapshot))
+
+    def stand(self, facts: Mapping[str, str]) -> None:
+        self._paint(lambda: _grid(facts), lambda: ", ".join(f"{name} {value}" for name, value in facts.items()))
 
     def say(self, line: str) -> None:
         self._console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+    def _paint(self, table: Callable[[], Table], line: Callable[[], str]) -> None:
+        if self._live is not None:
+            self._live.update(table())
+        elif time.monotonic() - self._last >= _PLAIN_EVERY_S:
+            self._last = time.monotonic()
+            self._console.print(line(), highlight=False, markup=False, soft_wrap=True)
 
 
 def show_progress(console: Console) -> _Shown:
@@ -115,14 +129,19 @@ def show_progress(console: Console) -> _Shown:
 
 
 def _table(snapshot: Snapshot) -> Table:
-    table = Table.grid(padding=(0, 2))
-    table.add_column(style="dim", justify="right")
-    table.add_column()
-    for name, value in _facts(snapshot).items():
-        table.add_row(name, value)
+    table = _grid(_facts(snapshot))
     if len(snapshot.searches) > 1:
         for one in snapshot.searches:
             table.add_row(one.name, "done" if one.done else _stands(one))
+    return table
+
+
+def _grid(facts: Mapping[str, str]) -> Table:
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="dim", justify="right")
+    table.add_column()
+    for name, value in facts.items():
+        table.add_row(Text(name), Text(value))
     return table
 
 

@@ -142,7 +142,8 @@ def check_labels(labels: NDArray[np.int64] | torch.Tensor, num_classes: int, key
         raise ConfigError(
             key,
             f"labels run from {values.min()} to {values.max()}, but the model has {num_classes} classes "
-            f"(0 to {num_classes - 1}); take a model with enough classes, or the right label column",
+            f"(0 to {num_classes - 1}); take a model with enough classes, or the right label column; a sweep moves a "
+            "network to other classes with model.new_classes",
         )
 
 

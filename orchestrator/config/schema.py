@@ -20,11 +20,14 @@ class ModelSettings(Strict):
         build: `package.module:callable` that returns it (torchvision's as well: `torchvision.models:resnet18`).
         arguments: keyword arguments of that callable.
         checkpoint: a state dict (`.pt`, loaded with weights only) or `.safetensors`; none keeps what `build` returned.
+        new_classes: replaces the last linear layer, after the checkpoint was loaded, by an untrained one with so many
+            outputs: for sweeps that move a network to another data set (`transfer_masks`).
     """
 
     build: str
     arguments: dict[str, Any] = Field(default_factory=dict)
     checkpoint: str | None = None
+    new_classes: Annotated[int, Field(ge=2)] | None = None
 
 
 class Normalize(Strict):

@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 
 from orchestrator.progress import Observer, duration
+from orchestrator.report.quantities import plural
 from orchestrator.storage import Storage
 from orchestrator.sweeps.curves import Curves
 from orchestrator.sweeps.directory import SweepDirectory
@@ -52,6 +53,8 @@ class Following:
         self._trials = {trial.name: trial for trial in directory.proposed()}
         self._rows = dict(rows)
         self._unfinished = [one for one in self._trials.values() if self._rows[one.name]["status"] == "unfinished"]
+        self._running: dict[str, str] = {}
+        self._left: dict[str, int] = {}
         self._histories: dict[str, list[Mapping[str, Any]]] = {}
         asha = prepared.plan.settings.asha
         self._halving = None if asha is None else Halving(asha.grace, asha.factor)
@@ -64,7 +67,8 @@ class Following:
         """The next trial to run: first those that were begun before; None when there are no more."""
         if self._unfinished:
             trial = self._unfinished.pop(0)
-            self._observer.say(f"{trial.name}: goes on after {self._rows[trial.name]['epochs']} epochs")
+            self._running[trial.name] = f"goes on after {plural(self._rows[trial.name]['epochs'], 'epoch')}"
+            self.show()
             return trial
         fresh = self._proposals.next()
         if fresh is None:
@@ -72,6 +76,8 @@ class Following:
         self._directory.propose(fresh)
         self._trials[fresh.name] = fresh
         self._rows[fresh.name] = row_of(fresh, None, [], self._prepared.dense)
+        self._running[fresh.name] = "starts"
+        self.show()
         return fresh
 
     def epoch(self, name: str, row: Row) -> bool:
@@ -81,11 +87,13 @@ class Following:
         self.epochs += 1
         self._rows[name] = row_of(trial, None, history, self._prepared.dense)
         self._curves.add(name, row)
-        if row.get("done"):
+        self._running[name] = f"epoch {row['epoch']} of {row['of']}, accuracy {row['accuracy']:.4f}"
+        self._left[name] = row["of"] - row["epoch"]
+        self.show()
+        if row["done"]:
             return False
         if time.monotonic() - self._written > _TABLE_EVERY_S:
             self.write()
-            self._observer.say(self._standing())
         if self._goes_on(trial, row):
             return True
         self._hopeless.add(name)
@@ -94,6 +102,7 @@ class Following:
     def ended(self, name: str) -> None:
         """A trial runs no more: it has a result, was found hopeless, or was interrupted."""
         trial, history = self._trials[name], self._histories.get(name, [])
+        self._no_more(name)
         result = self._directory.result(trial, self._place)
         if result is None and name in self._hopeless:
             reason = (
@@ -108,10 +117,12 @@ class Following:
         self._curves.close(name)
         self._proposals.told(trial, row)
         self.write()
-        self._observer.say(f"{name}: {_in_words(row)}; {self._standing()}")
+        self._observer.say(f"{name}: {_in_words(row)}")
+        self.show()
 
     def lost(self, name: str, reason: str) -> None:
         """A trial's actor was lost more often than allowed: resuming the sweep tries it again."""
+        self._no_more(name)
         row = {**self._rows[name], "status": "failed", "reason": f"lost: {reason}"}
         self._rows[name] = row
         self.write()
@@ -124,6 +135,24 @@ class Following:
         table["files"] = [f"{self._place.location}/{name}" for name in table["trial"]]
         self._directory.storage.write("trials.parquet", parquet_bytes(table))
         return table
+
+    def stopping(self) -> None:
+        """Somebody pressed Ctrl-C."""
+        self._observer.say("stopping; the epochs made so far are kept, a second Ctrl-C ends at once")
+
+    def show(self) -> None:
+        """Tells whoever watches where the sweep stands, and what every running trial does."""
+        status = [row["status"] for row in self._rows.values()]
+        counts = [f"{count} {one}" for one in ("stopped", "failed") if (count := status.count(one))]
+        ended = len(status) - status.count("unfinished")
+        best = max((row["accuracy"] for row in self._rows.values() if row["status"] == "finished"), default=None)
+        facts = {
+            "trials done": f"{ended} of {self._wanted}" + (f" ({', '.join(counts)})" if counts else ""),
+            "best accuracy": "-" if best is None else f"{best:.4f}",
+            "epochs": f"{self.epochs:,} in {duration(time.monotonic() - self._started)}",
+            "time left": self._time_left(self._wanted - ended - len(self._running)),
+        }
+        self._observer.stand({**facts, **self._running})
 
     def close(self) -> None:
         """Closes the curves."""
@@ -144,15 +173,17 @@ class Following:
         group = (trial.method, budget_text(trial.budget), trial.seed)
         return self._halving.goes_on(group, trial.name, row["epoch"], row["accuracy"])
 
-    def _standing(self) -> str:
-        """One line for whoever watches."""
-        status = [row["status"] for row in self._rows.values()]
-        ended = sum(one != "unfinished" for one in status)
-        best = max((row["accuracy"] for row in self._rows.values() if row["status"] == "finished"), default=None)
-        parts = [f"{ended} of {self._wanted} trials done"]
-        parts += [f"{count} {one}" for one in ("stopped", "failed") if (count := status.count(one))]
-        parts += [f"{self.epochs} epochs in {duration(time.monotonic() - self._started)}"]
-        return ", ".join(parts if best is None else [*parts, f"best accuracy {best:.4f}"])
+    def _time_left(self, waiting: int) -> str:
+        """A guess: the trials that wait take as many epochs as those seen so far, and epochs as long."""
+        if not self.epochs:
+            return "-"
+        seen = [len(history) for history in self._histories.values() if history]
+        left = sum(self._left.values()) + waiting * sum(seen) / len(seen)
+        return f"about {duration(left * (time.monotonic() - self._started) / self.epochs)}"
+
+    def _no_more(self, name: str) -> None:
+        self._running.pop(name, None)
+        self._left.pop(name, None)
 
 
 def ended_rows(directory: SweepDirectory, place: Storage, prepared: PreparedSweep) -> dict[str, Row]:

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from orchestrator.report.pareto import pareto_front
 from orchestrator.sweeps.trials import Trial, budget_text
@@ -50,7 +51,8 @@ SCHEMA = pa.schema(
 """Columns of `trials.parquet`. `settings` is JSON; `status` is finished, stopped (by ASHA), failed or unfinished;
 `accuracy` is on the held-out samples, of the network after its last epoch, `accuracy_before` of the factorised one
 before fine-tuning; `compression_*` is C(r) over the layers, `parameters`, `macs` and `volume` are the whole network's;
-`pareto` marks finished trials that none of the others beats in accuracy and in compression of its budget's cost."""
+`pareto` marks finished trials that none of the others beats in accuracy and in compression of its budget's cost, of
+which a trial is credited with no more than its budget asks."""
 
 Row = dict[str, Any]
 
@@ -100,9 +102,15 @@ def table_of(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
     finished = table["status"] == "finished"
     for cost in table.loc[finished, "budget_cost"].unique():
         own = finished & (table["budget_cost"] == cost) & table["accuracy"].notna()
-        reached = table.loc[own, f"compression_{cost}"].to_numpy(float)
+        reached = _credited(table[own], cost)
         table.loc[own, "pareto"] = np.asarray(pareto_front(reached, table.loc[own, "accuracy"].to_numpy(float)))
     return table
+
+
+def _credited(rows: pd.DataFrame, cost: str) -> NDArray[np.float64]:
+    """What trials compress, at most what they were asked for: rounding beyond the budget is no merit of a method."""
+    reached, asked = rows[f"compression_{cost}"].to_numpy(float), rows["budget_value"].to_numpy(float)
+    return np.where(asked < 1, np.minimum(reached, asked), reached)
 
 
 def parquet_bytes(table: pd.DataFrame) -> bytes:

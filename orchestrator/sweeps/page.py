@@ -35,7 +35,8 @@ def trials_section(rows: pd.DataFrame) -> Section:
     amounts += [f"{number} {one}" for one in ("stopped", "failed") if (number := int((rows["status"] == one).sum()))]
     text = (
         f"{', '.join(amounts)}. A trial is on the Pareto front if no other finished one compresses at least as much "
-        "and is at least as accurate on the held-out samples, and better in one of the two; test data choose nothing."
+        "(up to what its budget asks) and is at least as accurate on the held-out samples, and better in one of them; "
+        "test data choose nothing."
     )
     blocks: list[Block] = []
     if not finished.empty:

@@ -229,6 +229,8 @@ def plan_sweep(raw: Mapping[str, Any], source: str) -> SweepPlan:
             f"{source}: sweep", "is missing; a sweep needs `sweep: {methods: {fine_tuning: {}}, budgets: [0.5]}`"
         )
     config = check_config({name: one for name, one in raw.items() if name != "sweep"}, source)
+    if config.metric != Config.model_fields["metric"].default:
+        raise ConfigError("metric", "a sweep's trials are judged by accuracy; leave it out")
     settings: SweepSettings = validated(SweepSettings, block, "sweep.")
     methods = tuple(_method(name, own or {}, settings, config) for name, own in settings.methods.items())
     for number, value in enumerate(settings.budgets):
@@ -252,7 +254,17 @@ def _method(name: str, own: Mapping[str, Any], settings: SweepSettings, config: 
         name, trainable, scheme, source if registered.needs_ranks else None, training, ranges_in(training, key)
     )
     _check_ranges(method)
+    if config.model.new_classes is not None and _distils(training):
+        raise ConfigError(f"{key}.distillation", "the network does not know the new classes and cannot teach them")
     return method
+
+
+def _distils(settings: Mapping[str, Any]) -> bool:
+    """Whether a block, or one within it, learns from the dense network."""
+    return any(
+        bool(value) if name == "distillation" else isinstance(value, Mapping) and _distils(value)
+        for name, value in settings.items()
+    )
 
 
 def _check_ranges(method: Method) -> None:

@@ -44,7 +44,7 @@ def run_trials(following: Following, actor: Any, settings: SweepSettings) -> boo
     Returns:
         Whether it was interrupted; trials that were running go on from their checkpoints when the sweep is resumed.
     """
-    interrupt = _Interrupt()
+    interrupt = _Interrupt(following.stopping)
     resources = {"cpu": settings.resources.cpus, "gpu": settings.resources.gpus}
     with tempfile.TemporaryDirectory(prefix="rankray-tune-") as folder, _environment(_TUNE_SETTINGS), _quiet_tune():
         tuner = tune.Tuner(
@@ -83,7 +83,8 @@ class _Unkept:
 class _Interrupt(_Unkept, tune.Stopper):
     """Ends the experiment in an orderly way: after Ctrl-C or SIGTERM, or an error of the bookkeeping."""
 
-    def __init__(self) -> None:
+    def __init__(self, told: Callable[[], None]) -> None:
+        self._told = told
         self.asked = False
         self.error: Exception | None = None
 
@@ -118,6 +119,7 @@ class _Interrupt(_Unkept, tune.Stopper):
             if self.asked:
                 raise KeyboardInterrupt
             self.asked = True
+            self._told()
 
         before = {one: signal.signal(one, ask) for one in (signal.SIGINT, signal.SIGTERM)}
         try:

@@ -69,7 +69,7 @@ class TrialWork:
         """One epoch; the last one leaves the result, too.
 
         Returns:
-            The epoch's metrics, with `done` among them.
+            The epoch's metrics, with `done` and the number of epochs in all, `of`, among them.
 
         Raises:
             TrialDivergedError: the loss is NaN or infinite.
@@ -82,7 +82,7 @@ class TrialWork:
         done = self._trainable.done
         if done:
             self._finish()
-        return {**(self.history[-1] if self.history else {"epoch": 0}), "done": done}
+        return {**(self.history[-1] if self.history else {"epoch": 0}), "of": self._trainable.epochs, "done": done}
 
     def _finish(self) -> None:
         compressed = self._trainable.finish()

@@ -10,7 +10,7 @@ per layer is too little) and leave out the chapter: no equation, setting or numb
 - The budget, soft costs and rounding are LeSS' (`thinning.py`), except that singular values stay by their masks, not by
   their size.
 
-The last layer is replaced before the layers are surveyed: `with_classes`.
+The last layer is replaced before the layers are surveyed: `new_classes.with_classes`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,6 @@ import torch
 from pydantic import Field
 from torch import nn
 
-from search_spaces.assembly import put_module
 from search_spaces.errors import ConfigError
 from search_spaces.layers import Layer
 from search_spaces.schemes.contract import Factors
@@ -38,7 +37,7 @@ from workers.training.selection_settings import SelectionSettings
 from workers.training.sgd import SGDTraining
 from workers.training.thinning import Learned, Thinning
 
-__all__ = ["MaskedNetwork", "TransferMasks", "TransferMasksSettings", "start_transfer_masks", "with_classes"]
+__all__ = ["MaskedNetwork", "TransferMasks", "TransferMasksSettings", "start_transfer_masks"]
 
 
 class TransferMasksSettings(SelectionSettings):
@@ -61,26 +60,6 @@ class TransferMasksSettings(SelectionSettings):
     steepness_growth: Annotated[float, Field(ge=0)] | None = None
     steepness_limit: Annotated[float, Field(gt=0)] = 50.0
     remove_filters: bool = True
-
-
-def with_classes(network: nn.Module, classes: int, seed: int = 0) -> nn.Module:
-    """A copy whose last linear layer is a new one with other outputs, initialised as torch does, by the seed.
-
-    Raises:
-        ConfigError: the model has no linear layer below its top.
-    """
-    moved = copy.deepcopy(network)
-    linear = [(name, module) for name, module in moved.named_modules() if name and isinstance(module, nn.Linear)]
-    if not linear:
-        raise ConfigError(
-            "model", "has no linear layer that could be replaced; give it the new number of classes itself"
-        )
-    name, old = linear[-1]
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        new = nn.Linear(old.in_features, classes, bias=old.bias is not None)
-    put_module(moved, name, new.to(old.weight))
-    return moved
 
 
 class MaskedNetwork(nn.Module):
@@ -241,7 +220,7 @@ def start_transfer_masks(settings: TransferMasksSettings, setup: Setup) -> Selec
     """The trainable.
 
     Args:
-        setup: its network is pretrained and ends in a layer for the new classes (`with_classes`).
+        setup: its network is pretrained and ends in a layer for the new classes (`new_classes.with_classes`).
 
     Raises:
         ConfigError: another scheme than `channel_svd`, samples that do not fit the network, or distillation: the

@@ -82,3 +82,16 @@ def test_a_config_without_the_block_is_told_what_to_write() -> None:
     del raw["sweep"]
     with pytest.raises(ConfigError, match=r"^config: sweep: is missing; a sweep needs"):
         plan_sweep(raw, "config")
+
+
+def test_what_an_untrained_last_layer_cannot_teach_is_refused() -> None:
+    raw = sweep_config(Path("unread.safetensors"), methods={"bsr": {"training": {"distillation": {"choice": [0, 1]}}}})
+    raw["model"]["new_classes"] = 4
+    with pytest.raises(ConfigError, match=r"^sweep\.methods\.bsr\.distillation: the network does not know the new"):
+        plan_sweep(raw, "config")
+
+
+def test_a_metric_of_ones_own_is_refused() -> None:
+    raw = {**sweep_config(Path("unread.safetensors")), "metric": "workers.batch:mean_loss"}
+    with pytest.raises(ConfigError, match=r"^metric: a sweep's trials are judged by accuracy"):
+        plan_sweep(raw, "config")

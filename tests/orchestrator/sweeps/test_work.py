@@ -110,3 +110,17 @@ def test_a_trial_that_diverges_says_so(prepared: PreparedSweep, trial: Trial, tm
     work = begin(wild, prepared, tmp_path)
     with pytest.raises(TrialDivergedError, match="learning rate"):
         list(iter(lambda: work.epoch()["done"], True))
+
+
+def test_transfer_masks_move_the_network_to_other_classes(digits_checkpoint: Path, tmp_path: Path) -> None:
+    methods = {"transfer_masks": {"selection_epochs": 1, "epochs": 1, "remove_filters": False, **QUICK}}
+    raw = sweep_config(digits_checkpoint, methods=methods)
+    raw["model"]["new_classes"] = 12
+    prepared = prepare_sweep(plan_sweep(raw, "config"))
+    (trial,) = grid_of(prepared.plan)
+    work = TrialWork(trial, prepared.material, None, Storage(str(tmp_path)))
+    while not work.epoch()["done"]:
+        pass
+    weights = safetensors.torch.load_file(tmp_path / trial.name / "model.safetensors")
+    assert (12,) in {tuple(tensor.shape) for tensor in weights.values()}
+    assert ended(tmp_path, trial)["compression"]["parameters"] >= 0.5

@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from search_spaces.errors import ConfigError, TrialDivergedError
+from workers.new_classes import with_classes
 from workers.training.samples import Samples
-from workers.training.transfer_masks import with_classes
 
 from .digit_setups import digit_setup, small_cnn
 from .selecting_methods import SCHEMES, few, start
