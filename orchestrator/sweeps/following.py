@@ -60,7 +60,7 @@ class Following:
         self._halving = None if asha is None else Halving(asha.grace, asha.factor)
         self._hopeless: set[str] = set()
         self._curves = Curves(directory.local)
-        self._started, self._written, self.epochs = time.monotonic(), 0.0, 0
+        self._started, self._written, self._trained_s, self.epochs = time.monotonic(), 0.0, 0.0, 0
         self._recall()
 
     def next(self) -> Trial | None:
@@ -85,6 +85,7 @@ class Following:
         trial, history = self._trials[name], self._histories.setdefault(name, [])
         history[row["epoch"] - 1 :] = [row]  # a trial that was taken up again repeats what no checkpoint has
         self.epochs += 1
+        self._trained_s += row["seconds"]
         self._rows[name] = row_of(trial, None, history, self._prepared.dense)
         self._curves.add(name, row)
         self._running[name] = f"epoch {row['epoch']} of {row['of']}, accuracy {row['accuracy']:.4f}"
@@ -106,7 +107,7 @@ class Following:
         result = self._directory.result(trial, self._place)
         if result is None and name in self._hopeless:
             reason = (
-                f"stopped after {len(history)} epochs: others of {trial.method} at {budget_text(trial.budget)} lead"
+                f"others of {trial.method} at {budget_text(trial.budget)} lead after {plural(len(history), 'epoch')}"
             )
             result = {"status": "stopped", "reason": reason, "history": history}
             self._directory.write_result(trial, self._place, result)
@@ -177,9 +178,10 @@ class Following:
         """A guess: the trials that wait take as many epochs as those seen so far, and epochs as long."""
         if not self.epochs:
             return "-"
+        together = max(len(self._running), 1)
         seen = [len(history) for history in self._histories.values() if history]
         left = sum(self._left.values()) + waiting * sum(seen) / len(seen)
-        return f"about {duration(left * (time.monotonic() - self._started) / self.epochs)}"
+        return f"about {duration(left * self._trained_s / self.epochs / together)}"
 
     def _no_more(self, name: str) -> None:
         self._running.pop(name, None)

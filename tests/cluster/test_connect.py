@@ -6,20 +6,19 @@ import json
 import os
 import platform
 import secrets
-import signal
 import socket
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 import ray
+
+from tests.cluster.nodes import end_session, environ, free_port, start_node
 
 pytestmark = pytest.mark.cluster
 
@@ -56,15 +55,6 @@ class Head:
     process: subprocess.Popen[bytes]
 
 
-def free_port() -> int:
-    """A free port outside the range (10002 to 19999) that Ray keeps for its workers."""
-    while True:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            if (port := probe.getsockname()[1]) > 20000:
-                return port
-
-
 @pytest.fixture(scope="module")
 def folder() -> Iterator[Path]:
     """A short path: the names of Unix sockets below it may have 107 characters at most."""
@@ -76,54 +66,12 @@ def folder() -> Iterator[Path]:
 def head(folder: Path) -> Iterator[Head]:
     token, port = secrets.token_hex(32), free_port()
     environment = environ(folder, RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=token, RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER="0")
-    options = f"--head --port={port} --num-cpus={HEAD_CPUS} --temp-dir={folder}/ray --include-dashboard=false".split()
-    # A session of its own, so that all of it can be ended, and nothing else: `ray stop` would end every Ray here.
-    with open(folder / "log", "wb") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "ray.scripts.scripts", "start", *options, "--disable-usage-stats", "--block"],
-            env=environment,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
+    options = f"--head --port={port} --num-cpus={HEAD_CPUS} --temp-dir={folder}/ray --include-dashboard=false --block"
+    process = start_node(folder, "head", options, environment)
     try:
-        wait_until_up(process, folder / "log")
         yield Head(f"127.0.0.1:{port}", token, process)
     finally:
         end_session(process)
-
-
-def wait_until_up(process: subprocess.Popen[bytes], log: Path) -> None:
-    deadline = time.monotonic() + 60
-    while "will now block" not in log.read_text():
-        assert process.poll() is None, log.read_text()
-        assert time.monotonic() < deadline, log.read_text()
-        time.sleep(0.2)
-
-
-def end_session(process: subprocess.Popen[bytes]) -> None:
-    """Ends every process of the session that `process` leads: Ray puts its workers into process groups of their own."""
-    members = [other for other in psutil.process_iter() if session_of(other.pid) == process.pid]
-    process.send_signal(signal.SIGTERM)
-    _, alive = psutil.wait_procs(members, timeout=10)
-    for other in alive:
-        other.kill()
-    process.wait(10)
-
-
-def session_of(pid: int) -> int | None:
-    try:
-        return os.getsid(pid)
-    except ProcessLookupError:
-        return None
-
-
-def environ(folder: Path, **more: str) -> dict[str, str]:
-    """This process's environment with another home and without its token."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-    root = str(Path(__file__).parents[2])
-    path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
-    return {**kept, "HOME": str(folder), "PYTHONPATH": path, **more}
 
 
 def drive(folder: Path, settings: dict[str, Any], body: str = "", **more: str) -> dict[str, Any]:
