@@ -12,7 +12,10 @@ __all__ = ["termination_interrupts"]
 
 @contextmanager
 def termination_interrupts() -> Iterator[None]:
-    """Makes SIGTERM do what Ctrl-C does: save and stop. Only the main thread can; elsewhere it does nothing."""
+    """Makes SIGTERM do what Ctrl-C does: save and stop. Enter it after joining Ray, which sets SIGTERM too.
+
+    Only the main thread can; elsewhere it does nothing.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return

@@ -69,8 +69,8 @@ def run_measure(config: Config, location: str, watcher: Watcher, *, check: bool 
     log = MeasurementLog(storage)
     # Evaluators are not needed, so whether they fit does not matter.
     with (
-        termination_interrupts(),
         connect(ClusterSettings(address=config.cluster.address)) as cluster,
+        termination_interrupts(),
         measurer_on(cluster, devices, config.timing, run=storage.name, log=log, watcher=watcher) as measurer,
     ):
         try:
