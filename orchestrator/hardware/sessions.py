@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
@@ -28,7 +29,7 @@ _HANGS = 3
 """Sessions in a row that hung, after which even the last device of its kind is given up."""
 
 _HEARTBEAT_S = 60.0
-"""Seconds without news after which actors are asked whether they are there."""
+"""Seconds after which actors at work are asked again whether they are there."""
 
 
 @dataclass(frozen=True)
@@ -129,6 +130,7 @@ class Sessions:
 
     def run(self) -> None:
         """To its end."""
+        looked = time.monotonic()
         try:
             while True:
                 self._begin()
@@ -136,10 +138,11 @@ class Sessions:
                 if not self._sessions:
                     return
                 ready, _ = ray.wait(list(self._sessions), num_returns=1, timeout=_HEARTBEAT_S)
-                if not ready:
-                    self._look_after()
                 for reference in ready:
                     self._end(reference, self._sessions.pop(reference))
+                if time.monotonic() - looked >= _HEARTBEAT_S:
+                    self._look_after()
+                    looked = time.monotonic()
         finally:
             for reference in self._sessions:  # interrupted
                 self._stations.give_up(self._sessions[reference].station, "interrupted")

@@ -72,7 +72,7 @@ def test_under_load_tables_and_plain_loops_are_held_against_the_quiet_table(proj
 
 
 def test_predictions_are_judged_on_networks_that_they_were_not_fitted_to(project: Path, tmp_path: Path) -> None:
-    case = quick(project, tmp_path / "hardware.json", "prediction")["cases"]["resnet20-8"]
+    case = quick(project, tmp_path / "hardware.json", "prediction")["cases"]["small-1"]
     assert case["calibration"]["networks"] <= 4
     assert 0 < case["measured"] == len(case["networks"]) <= case["proposed"] <= 4
     assert set(case["held_out"]) == {"calibrated", "raw_sum", "macs"}
@@ -84,7 +84,7 @@ def test_networks_of_both_budgets_are_timed_beside_the_dense_one(project: Path, 
     found = quick(project, tmp_path / "hardware.json", "resnet18")
     assert found["random"] is True
     assert set(found["networks"]) == {"dense", "latency", "macs"}
-    assert found["networks"]["macs"]["macs"] <= 34_000_000 < found["networks"]["dense"]["macs"]
+    assert found["networks"]["macs"]["macs"] <= 40_000_000 < found["networks"]["dense"]["macs"]
     assert found["searches"]["latency"]["latency"]["dense_ms"] > 0
     assert found["published"] == {"V100": 1.46, "TX2": 1.75, "Eyeriss": 2.03}
 

@@ -166,10 +166,12 @@ def test_a_device_that_hangs_is_given_up_and_its_work_goes_to_another(
 def test_a_device_whose_actor_is_silent_is_given_up_and_its_work_goes_to_another(
     ray_cluster: Cluster, config: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An actor's process that stands still, as that of a node that was cut off seems to."""
+    """An actor's process that stands still, as that of a node that was cut off seems to; others have news meanwhile."""
     monkeypatch.setattr(sessions, "_HEARTBEAT_S", 1.0)
+    config["timing"]["session"] = 1
     config["devices"] = {name: {"cores": [core]} for name, core in (("first", CORES[0]), ("second", CORES[-1]))}
     checked, said = check_config(config, "config"), Said()
+    workloads = [replace(REFERENCE, height=height) for height in (5, 6, 7)]
     with measurer_on(ray_cluster, devices_of(checked.devices), checked.timing, watcher=said) as measurer:
         assert measurer.conditions("first") == measurer.conditions("second")
         monkeypatch.setattr(stations, "_ASK_S", 10.0)
@@ -177,15 +179,13 @@ def test_a_device_whose_actor_is_silent_is_given_up_and_its_work_goes_to_another
         pid = ray.get(actor.__ray_call__.remote(lambda _self: os.getpid()))
         os.kill(pid, signal.SIGSTOP)
         try:
-            outcome = measurer.measure_all({"first": [REFERENCE]})
+            outcome = measurer.measure_all(dict.fromkeys(["first", "second"], workloads))
         finally:
             with suppress(ProcessLookupError):  # Ray ends it
                 os.kill(pid, signal.SIGCONT)
     assert outcome.given_up == {"first": "its actor has not answered for 10 s"}
     assert "first is given up: its actor has not answered for 10 s; its work goes to second" in said.lines
-    [found] = outcome.measurements["first"]
-    assert found is not None
-    assert found.ok
+    assert all(found is not None and found.ok for found in outcome.measurements["first"])
 
 
 class Said(Unwatched):
