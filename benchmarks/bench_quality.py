@@ -12,6 +12,7 @@ fitted       the last stage of every cascade refitted to the dense layer's outpu
 around       a beam around that allocation: ranks move down and up
 batch_norm   batch norms' statistics taken again as well
 activation   `fitted` with encoders that go by the inputs' second moments; beside the line, not in it
+corrected    `fitted` together with a bias that keeps every layer's mean output; beside the line too
 
 Runs that are finished are kept below benchmarks/results/quality/ and not repeated. The JSON file has `results` by
 network: `dense`, `asked`, and by search and C(r) `accuracy` (median, lowest, highest over the seeds), `compression`
@@ -54,8 +55,9 @@ SEARCHES: Mapping[str, dict[str, Any]] = {
     "around": {"method": "beam_around", **_FITTED, "objective": "kl"},
     "batch_norm": {"method": "beam_around", **_FITTED, "objective": "kl", "batch_norm": "reestimated"},
     "activation": {"method": "alds", **_FITTED, "norm": "activation"},
+    "corrected": {"method": "alds", **_FITTED, "bias": "corrected"},
 }
-"""By name, what differs from the common `search` block; each adds one part to the one before, the last stands apart."""
+"""By name, what differs from the common `search` block; each adds one part to the one before, two stand apart."""
 
 CHEAP = ("uniform", "alds", "sliced", "fitted")
 

@@ -306,7 +306,9 @@ def load_compressed(run_dir: Location) -> nn.Module:
     model: nn.Module = build(settings.build, settings.arguments, "model.build", expected=nn.Module)
     layers = [_layer(model, described) for described in run.space()["layers"]]
     chosen = [schemes().get(result["schemes"][layer.name], "schemes") for layer in layers]
-    network = replace_layers(model, layers, chosen, rank_vector_from(result["ranks"][layer.name] for layer in layers))
+    ranks = rank_vector_from(result["ranks"][layer.name] for layer in layers)
+    corrected = [layer.name for layer in layers] if result.get("bias") == "corrected" else []
+    network = replace_layers(model, layers, chosen, ranks, corrected)
     try:
         network.load_state_dict(safetensors.torch.load(run.storage.read("model.safetensors")))
     except (OSError, SafetensorError, RuntimeError) as error:

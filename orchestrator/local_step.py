@@ -105,7 +105,7 @@ def learn_here(prepared: Prepared) -> Prepared:
 def factorising(prepared: Prepared) -> Factorising:
     """How the config wants layers factorised."""
     search = prepared.config.search
-    return Factorising(search.norm == "activation", search.last_stage == "fitted")
+    return Factorising(search.norm == "activation", search.last_stage == "fitted", search.bias == "corrected")
 
 
 def _measures(prepared: Prepared) -> list[str]:

@@ -90,6 +90,7 @@ def build_result(
         "objective": search.objective,
         "norm": search.norm,
         "last_stage": search.last_stage,
+        "bias": search.bias,
         "batch_norm": search.batch_norm,
         "budget": dict(search.budget),
         "in_window": answer.in_window,

@@ -25,3 +25,8 @@ class Moment:
     second: torch.Tensor
     mean: torch.Tensor
     patches: int
+
+    def check_finite(self) -> None:
+        """Raises ValueError where an entry is NaN or infinite."""
+        if not (torch.isfinite(self.second).all() and torch.isfinite(self.mean).all()):
+            raise ValueError("the calibration inputs have NaN or infinite entries")

@@ -13,6 +13,7 @@ from search_spaces.errors import ConfigError
 from search_spaces.layers import Layer
 from search_spaces.moments import Moment
 from search_spaces.rank_space import Rank
+from search_spaces.schemes.bias_correction import correct_biases
 from search_spaces.schemes.contract import Factors
 from search_spaces.schemes.refit import refit
 from search_spaces.schemes.registry import schemes
@@ -28,10 +29,12 @@ class Factorising:
     Attributes:
         whitened: truncations minimise the error of the layer's output, not of its weight.
         fitted: every rank's last stage is fitted to the layer's output.
+        corrected: every rank's bias is corrected, so that the layer's mean output is kept.
     """
 
     whitened: bool = False
     fitted: bool = False
+    corrected: bool = False
 
 
 def factorise(
@@ -55,7 +58,9 @@ def factorise(
     try:
         factors = scheme.factorise(layer, weight, moment if how.whitened else None, ranks)
         if how.fitted and moment is not None:
-            factors = refit(scheme, layer, factors, ranks, weight, moment)
+            factors = refit(scheme, layer, factors, ranks, weight, moment, with_bias=how.corrected)
+        if how.corrected and moment is not None:
+            factors = correct_biases(scheme, layer, factors, ranks, weight, moment)
     except ValueError as error:
         raise ConfigError("model.checkpoint", f"layer {layer.name}: {error}") from None
     return factors

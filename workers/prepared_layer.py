@@ -125,7 +125,7 @@ class PreparedLayers:
             weights, modules = [multiplied_out(slot.scheme, slot.layer, slot.factors, rank)], [slot.module]
         else:
             weights, modules = [slot.module.weight], [slot.module]
-        bias = slot.module.bias
+        bias = slot.bias(rank)
         if fold is not None:
             weights[-1], bias = _folded(weights[-1], bias, fold)
         weights = [_laid_out(weight, self._format) for weight in weights]

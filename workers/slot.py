@@ -10,7 +10,7 @@ from search_spaces.assembly import cascade, put_module
 from search_spaces.layers import Layer
 from search_spaces.rank_space import Rank
 from search_spaces.schemes.contract import Factors, Scheme
-from search_spaces.schemes.truncation import stage_weights
+from search_spaces.schemes.truncation import last_bias, stage_weights
 
 __all__ = ["Slot", "open_slots"]
 
@@ -46,14 +46,19 @@ class Slot(nn.Module):
             cascades[groups] = cascade(self.layer, shapes, self.module).to("meta")
         return cascades[groups]
 
+    def bias(self, rank: Rank | None) -> torch.Tensor | None:
+        """The bias at a rank: that of the cascade's last stage, or the dense layer's; None where there is none."""
+        own: torch.Tensor | None = self.module.bias
+        return own if rank is None else last_bias(self.factors, rank, own)
+
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         """The layer's output at the slot's rank; the argument is called what torch's layers call it."""
         if self.rank is None:
             output: torch.Tensor = self.module(input)
             return output
         weights = stage_weights(self.scheme, self.layer, self.factors, self.rank)
-        for position, (stage, weight) in enumerate(zip(self.stages(self.rank), weights, strict=True)):
-            bias = self.module.bias if position == len(weights) - 1 else None
+        biases = [*[None] * (len(weights) - 1), self.bias(self.rank)]
+        for stage, weight, bias in zip(self.stages(self.rank), weights, biases, strict=True):
             if isinstance(stage, nn.Linear):
                 input = functional.linear(input, weight, bias)
             else:

@@ -33,6 +33,7 @@ def evaluators_key(run: PlannedRun) -> Hashable:
         search.scheme,
         search.norm,
         search.last_stage,
+        search.bias,
         search.batch_norm,
         search.include,
         search.exclude,

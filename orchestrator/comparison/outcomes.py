@@ -28,6 +28,7 @@ SCHEMA = pa.schema(
         "scheme": pa.string(),
         "norm": pa.string(),
         "last_stage": pa.string(),
+        "bias": pa.string(),
         "batch_norm": pa.string(),
         "measure": pa.string(),
         "objective": pa.string(),
@@ -133,7 +134,7 @@ def _judged(row: Mapping[str, Any], objective: str) -> float:
 def _row(run: PlannedRun, outcome: Outcome) -> dict[str, Any]:
     search, result = run.config.search, outcome.result or {}
     first = run.config.limits[0]
-    names = ("method", "scheme", "norm", "last_stage", "batch_norm", "measure", "objective", "seed")
+    names = ("method", "scheme", "norm", "last_stage", "bias", "batch_norm", "measure", "objective", "seed")
     return {
         "search": run.search,
         **{name: getattr(search, name) for name in names},

@@ -34,6 +34,8 @@ class SearchSettings(Strict):
             the output's over the calibration batch.
         last_stage: of a factorised layer: `truncated`, or `fitted` by least squares to the dense layer's outputs over
             the calibration batch, given the stages before it.
+        bias: of a factorised layer: `kept` as it is, or `corrected` so that the layer's mean output over the
+            calibration batch is kept; a layer without a bias gets one. Fitted last stages are fitted together with it.
         batch_norm: `stored` statistics, or `reestimated` on the calibration batch in the network that is found;
             candidates are then scored with the statistics of the validation batch itself.
         measure: of a layer's error (see `search_spaces/error_curves.py`): what makes the ladder of a sliced layer, and
@@ -51,6 +53,7 @@ class SearchSettings(Strict):
     scheme: str = "channel_svd"
     norm: Literal["weight", "activation"] = "weight"
     last_stage: Literal["truncated", "fitted"] = "truncated"
+    bias: Literal["kept", "corrected"] = "kept"
     batch_norm: Literal["stored", "reestimated"] = "stored"
     measure: str = "max_slice"
     budget: dict[str, Bound]
@@ -68,7 +71,7 @@ class SearchSettings(Strict):
     @property
     def needs_moments(self) -> bool:
         """Whether factors depend on what the layers see."""
-        return self.norm == "activation" or self.last_stage == "fitted"
+        return self.norm == "activation" or self.last_stage == "fitted" or self.bias == "corrected"
 
     @property
     def needs_calibration(self) -> bool:

@@ -24,24 +24,32 @@ class Factors:
         parts: the scheme's tensors by name.
         last_stages: by rank, the weight of the cascade's last stage where it is not the truncated one but was fitted
             to the layer's outputs (`refit.py`); shaped as that stage's weight.
+        bias_corrections: by rank, `(out,)`, what the last stage's bias gains (`bias_correction.py`): the stage has a
+            bias then, also where the layer has none.
     """
 
     parts: Mapping[str, torch.Tensor]
     last_stages: Mapping[Rank, torch.Tensor] = field(default_factory=dict)
+    bias_corrections: Mapping[Rank, torch.Tensor] = field(default_factory=dict)
 
     def tensors(self) -> Mapping[str, torch.Tensor]:
         """The tensors by name, for whoever stores them; `from_tensors` undoes it."""
-        fitted = {f"{_LAST}{_rank_text(rank)}": weight for rank, weight in self.last_stages.items()}
-        return {**self.parts, **fitted}
+        by_rank = {_LAST: self.last_stages, _CORRECTION: self.bias_corrections}
+        named = {f"{kind}:{_rank_text(rank)}": one for kind, those in by_rank.items() for rank, one in those.items()}
+        return {**self.parts, **named}
 
     @classmethod
     def from_tensors(cls, tensors: Mapping[str, torch.Tensor]) -> Factors:
         """The factors that `tensors()` named."""
-        parts = {name: tensor for name, tensor in tensors.items() if not name.startswith(_LAST)}
-        fitted = {
-            _rank_from(name.removeprefix(_LAST)): tensor for name, tensor in tensors.items() if name.startswith(_LAST)
-        }
-        return cls(parts, fitted)
+        parts: dict[str, torch.Tensor] = {}
+        by_rank: dict[str, dict[Rank, torch.Tensor]] = {_LAST: {}, _CORRECTION: {}}
+        for name, tensor in tensors.items():
+            kind, _, rank = name.partition(":")
+            if kind in by_rank:
+                by_rank[kind][_rank_from(rank)] = tensor
+            else:
+                parts[name] = tensor
+        return cls(parts, by_rank[_LAST], by_rank[_CORRECTION])
 
     @classmethod
     def of_matrix(cls, encoder: torch.Tensor, decoder: torch.Tensor, singular_values: torch.Tensor) -> Factors:
@@ -70,7 +78,7 @@ class Factors:
         return self.parts["singular_values"]
 
 
-_LAST = "last_stage:"
+_LAST, _CORRECTION = "last_stage", "bias_correction"
 
 
 def _rank_text(rank: Rank) -> str:

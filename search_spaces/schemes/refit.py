@@ -4,6 +4,9 @@ With M the layer's weight and E the stages before the last, both as matrices ove
 that minimises E|(M - D E) p|^2 solves D G = M C E^T, where C is the second moment of p and G = E C E^T. It is solved
 for the difference from the truncated last stage D0, (D - D0) G = (M - D0 E) C E^T, with a small ridge: where the
 calibration inputs say nothing, the truncated stage stays.
+
+Where the bias is corrected (`bias_correction.py`), it takes whatever mean is lost: the last stage fits the rest best
+with moments about the mean in place of C.
 """
 
 from __future__ import annotations
@@ -17,9 +20,8 @@ from search_spaces.layers import Layer
 from search_spaces.moments import Moment
 from search_spaces.rank_space import Rank
 from search_spaces.schemes.contract import Factors, Scheme
-from search_spaces.schemes.truncation import stage_weights
 
-__all__ = ["bias_correction", "refit"]
+__all__ = ["refit"]
 
 LEAST = 1e-12
 """Smallest ridge, as a share of the diagonal: far above float64's rounding.
@@ -38,15 +40,26 @@ A row of E that meets hardly any input has a diagonal that is rounding alone: mo
 
 
 def refit(
-    scheme: Scheme, layer: Layer, factors: Factors, ranks: Iterable[Rank], weight: torch.Tensor, moment: Moment
+    scheme: Scheme,
+    layer: Layer,
+    factors: Factors,
+    ranks: Iterable[Rank],
+    weight: torch.Tensor,
+    moment: Moment,
+    *,
+    with_bias: bool = False,
 ) -> Factors:
     """Fits the last stage at every rank asked for; the output's mean squared error never rises.
 
+    With a bias that is corrected after it, the error that never rises, and is least, is that of both together.
+
     Args:
-        factors: of this weight by this scheme; may hold last stages already, which stay at the other ranks.
+        factors: of this weight by this scheme; may hold last stages already, which stay at the other ranks. Bias
+            corrections are left out: they are those of other last stages.
         ranks: where to fit.
         weight: the layer's, `layer.dense.weight_shape`.
         moment: of the layer's inputs.
+        with_bias: the bias will be corrected.
 
     Returns:
         Factors with the same parts and `last_stages`, shaped as the last stages' weights, in the weight's dtype;
@@ -55,38 +68,14 @@ def refit(
     Raises:
         ValueError: the moment is not finite or far from positive semidefinite.
     """
-    _check(moment)
+    moment.check_finite()
     families: dict[tuple[int, ...], list[Rank]] = {}
     for rank in ranks:
         families.setdefault(() if isinstance(rank, int) else rank[:-1], []).append(rank)
     fitted: dict[Rank, torch.Tensor] = {}
     for family in families.values():
-        fitted.update(_refit_family(scheme, layer, factors, family, weight.detach(), moment))
+        fitted.update(_refit_family(scheme, layer, factors, family, weight.detach(), moment, with_bias))
     return Factors(factors.parts, {**factors.last_stages, **fitted})
-
-
-def bias_correction(
-    scheme: Scheme, layer: Layer, factors: Factors, rank: Rank, weight: torch.Tensor, moment: Moment
-) -> torch.Tensor:
-    """What must be added to the last stage's bias so that the layer's mean output is kept: (M - D E) E[p].
-
-    Returns:
-        `(out,)` in the weight's dtype; zero where nothing is lost.
-
-    Raises:
-        ValueError: the moment is not finite.
-    """
-    _check(moment)
-    last = stage_weights(scheme, layer, factors, rank)[-1].flatten(1).double()
-    encoder = scheme.encoder_matrix(layer, factors, rank).double()
-    mean = moment.mean.double()
-    lost: torch.Tensor = weight.detach().flatten(1).double() @ mean - last @ (encoder @ mean)
-    return lost.to(weight.dtype)
-
-
-def _check(moment: Moment) -> None:
-    if not (torch.isfinite(moment.second).all() and torch.isfinite(moment.mean).all()):
-        raise ValueError("the calibration inputs have NaN or infinite entries")
 
 
 @dataclass(frozen=True)
@@ -94,7 +83,7 @@ class _Equations:
     """The normal equations of one encoder; those of its first p rows are the leading p of everything here.
 
     Attributes:
-        gram: G, `(P, P)`.
+        gram: G, `(P, P)`; with a bias, about the mean, as the target is.
         target: M C E^T, `(out, P)`.
         scale: `(P,)`, roots of the diagonal that the ridge is a share of.
         root: `(P, P)`, lower triangular: its square is G + ridge, both sides divided by `scale`.
@@ -106,23 +95,32 @@ class _Equations:
     root: torch.Tensor
 
     @classmethod
-    def of(cls, encoder: torch.Tensor, matrix: torch.Tensor, second: torch.Tensor, ridge: float) -> _Equations:
-        """Of encoder `(P, n)`, matrix `(out, n)` and second moment `(n, n)`, all float64.
+    def of(
+        cls, encoder: torch.Tensor, matrix: torch.Tensor, moment: Moment, ridge: float, with_bias: bool
+    ) -> _Equations:
+        """Of encoder `(P, n)` and matrix `(out, n)`, float64.
+
+        With a bias, the ridge is a share of the same diagonal: of constant inputs, moments about the mean are nothing
+        but the rounding of these.
 
         Raises:
             ValueError: no ridge makes G positive definite.
         """
+        second = moment.second
         image = second @ encoder.T
-        gram = encoder @ image
+        gram, target = encoder @ image, matrix @ image
         gram = (gram + gram.T) / 2
         largest = second.diagonal().max().clamp(min=0)
         shares = gram.diagonal().clamp(min=0) + _ELSEWHERE * largest * encoder.square().sum(1)
         scale = torch.where(shares > 0, shares, 1.0).sqrt()
+        if with_bias:
+            mean = encoder @ moment.mean
+            gram, target = gram - torch.outer(mean, mean), target - torch.outer(matrix @ moment.mean, mean)
         scaled = gram / scale / scale[:, None]
         while ridge <= _MOST:
             root, failed = torch.linalg.cholesky_ex(scaled + ridge * torch.eye(len(scaled), dtype=scaled.dtype))
             if not failed:
-                return cls(gram, matrix @ image, scale, root)
+                return cls(gram, target, scale, root)
             ridge *= 10
         raise ValueError("the second moment of the calibration inputs is not positive semidefinite")
 
@@ -143,7 +141,13 @@ class _Equations:
 
 
 def _refit_family(
-    scheme: Scheme, layer: Layer, factors: Factors, ranks: Sequence[Rank], weight: torch.Tensor, moment: Moment
+    scheme: Scheme,
+    layer: Layer,
+    factors: Factors,
+    ranks: Sequence[Rank],
+    weight: torch.Tensor,
+    moment: Moment,
+    with_bias: bool,
 ) -> dict[Rank, torch.Tensor]:
     """Fitted last stages of ranks whose encoders are mostly parts of the largest one."""
     matrix = weight.flatten(1).double()
@@ -160,7 +164,7 @@ def _refit_family(
         equations = None if blocks is None else shared.get(blocks)
         if equations is None:
             rows = whole[_interleaved(len(whole), blocks or 1)]
-            equations = _Equations.of(rows.double(), matrix, moment.second, ridge)
+            equations = _Equations.of(rows.double(), matrix, moment, ridge, with_bias)
         if blocks is not None:
             shared[blocks] = equations
         last = scheme.weights(layer, factors, rank)[-1]

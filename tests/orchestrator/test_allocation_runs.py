@@ -40,9 +40,11 @@ from workers.scorer import judge
 
 BEAM = {"moves": [1], "exchanges": 4, "rounds": 1}
 
+FITTED = {"last_stage": "fitted", "bias": "corrected"}
+
 RUNS: dict[str, tuple[str, dict[str, Any]]] = {
-    "alds": ("alds", {"scheme": "sliced_svd", "last_stage": "fitted", "batch_norm": "reestimated"}),
-    "beam": ("beam_around", {"scheme": "sliced_svd", "norm": "activation", "last_stage": "fitted", **BEAM}),
+    "alds": ("alds", {"scheme": "sliced_svd", **FITTED, "batch_norm": "reestimated"}),
+    "beam": ("beam_around", {"scheme": "sliced_svd", "norm": "activation", **FITTED, **BEAM}),
     "tucker": ("layerwise", {"scheme": "tucker2", "last_stage": "fitted", "ratios": 2, "allocations": 2}),
     "spatial": ("uniform", {"scheme": "spatial_svd", "norm": "activation", "last_stage": "fitted"}),
     "two limits": ("alds", {"scheme": "sliced_svd", "budget": {"parameters": 0.5, "macs": 0.4}}),
@@ -184,11 +186,47 @@ class TestStoppedRuns:
         assert result_of(resumed)["ranks"] == result_of(run)["ranks"]
         assert len(pd.concat(map(pd.read_parquet, folder.glob("evaluations/*.parquet")))) == len(run.evaluations)
 
+    def test_of_before_biases_were_corrected_go_on(self, finished: Callable[[str], api.Run], tmp_path: Path) -> None:
+        """Their config has no such key; factors are as they were."""
+        run = finished("tucker")
+        folder = self.stopped(run, tmp_path / "cut", 2, with_state=False)
+        config = yaml.safe_load((folder / "config.yaml").read_text())
+        assert config["search"].pop("bias") == "kept"
+        (folder / "config.yaml").write_text(yaml.safe_dump(config))
+        resumed = api.resume(folder)
+        assert result_of(resumed)["scores"] == result_of(run)["scores"]
+        result = result_of(run)
+        del result["bias"]
+        (folder / "result.json").write_text(json.dumps(result))
+        before, after = (api.load_compressed(where).state_dict() for where in (run.location, folder))
+        assert all(torch.equal(tensor, after[name]) for name, tensor in before.items())
+
+
+@pytest.mark.parametrize("name", ["alds", "beam"])
+def test_corrected_biases_keep_every_layer_s_mean_output(finished: Callable[[str], api.Run], name: str) -> None:
+    """In the network that is loaded, given what the dense network's layers see of the calibration images."""
+    run = finished(name)
+    prepared, network = prepare(run.config), api.load_compressed(run.location)
+    assert result_of(run)["bias"] == "corrected"
+    assert prepared.calibration is not None
+    for layer in prepared.found.layers:
+        dense, cascade = prepared.model.get_submodule(layer.name), network.get_submodule(layer.name)
+        seen: list[torch.Tensor] = []
+        handle = dense.register_forward_pre_hook(lambda _, inputs, seen=seen: seen.append(inputs[0]))
+        with torch.no_grad():
+            run_model(prepared.model, prepared.calibration.inputs)
+            expected, found = (module(seen[0]).double().transpose(0, 1).flatten(1) for module in (dense, cascade))
+        handle.remove()
+        assert cascade is not dense
+        torch.testing.assert_close(found.mean(1), expected.mean(1), rtol=0, atol=1e-5 * float(expected.abs().max()))
+
 
 class TestALDS:
     def test_says_what_it_did(self, finished: Callable[[str], api.Run]) -> None:
         result = result_of(finished("alds"))
-        assert (result["method"], result["batch_norm"], result["last_stage"]) == ("alds", "reestimated", "fitted")
+        assert result["method"] == "alds"
+        said = {key: result[key] for key in ("norm", "last_stage", "bias", "batch_norm")}
+        assert said == {"norm": "weight", "last_stage": "fitted", "bias": "corrected", "batch_norm": "reestimated"}
         assert result["search"].startswith("alds ")
         assert result["note"]["proven"] is True
 
@@ -339,7 +377,8 @@ class TestBadInput:
         assert message.startswith("data.calibration_size: a batch of 1 leaves batch norm norm one value per channel; ")
 
     def test_calibration_images_with_nan(self, refused: Callable[..., str]) -> None:
-        for search in ({"norm": "activation"}, {"last_stage": "fitted"}, {"batch_norm": "reestimated"}):
+        fitted = {"norm": "activation", "last_stage": "fitted", "bias": "corrected", "batch_norm": "reestimated"}
+        for search in ({key: value} for key, value in fitted.items()):
             message = refused("search", "uniform", f"data.train={{dataset: '{HERE}:NaNBeyondTheValidation'}}", **search)
             assert message == "data.train: the calibration batch has NaN or infinite values; mend these samples"
 

@@ -186,7 +186,7 @@ def test_the_config_that_all_cases_start_from_works(project_of_a_user: Path, no_
 class TestConfig:
     def test_unknown_key(self, search: Refused) -> None:
         assert search("search.beam_width=3").startswith(
-            "search.beam_width: unknown key; known: batch_norm, budget, early_stop, exclude, gamma, include, last_stage"
+            "search.beam_width: unknown key; known: batch_norm, bias, budget, early_stop, exclude, gamma, include, last"
         )
         assert search("search.setings=[]") == "search.setings: unknown key; did you mean 'settings'?"
         assert search("data.test.parket=x") == "data.test.parket: no key of a parquet source; did you mean 'parquet'?"

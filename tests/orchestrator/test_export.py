@@ -21,6 +21,7 @@ from orchestrator.export import export_model, export_run
 from orchestrator.export.contract import Format
 from orchestrator.export.formats import formats
 from orchestrator.export.program import Program
+from orchestrator.local_step import factorising
 from orchestrator.preparation import prepare
 from orchestrator.result import Effort, build_result, compressed_network, safetensors_bytes
 from orchestrator.run_directory import RunDirectory
@@ -31,6 +32,8 @@ from search_spaces.errors import ConfigError
 from search_spaces.schemes.registry import schemes
 from search_spaces.survey import survey
 from workers.batch import Inputs, run_model
+from workers.factoriser import factorise
+from workers.moments import second_moments
 
 FORMATS = ("safetensors", "torch-export", "onnx")
 
@@ -379,29 +382,42 @@ class _Shift(nn.Module):
 class TestExportOfARun:
     """`rankray export`: from a finished run, with nothing but its directory."""
 
-    @pytest.fixture(scope="class")
+    @pytest.fixture(scope="class", params=["kept", "corrected"])
     @staticmethod
-    def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, nn.Module]:
-        """A finished run on the digits whose answer was chosen by hand, and its compressed network."""
+    def finished(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, nn.Module]:
+        """A finished run on the digits whose answer was chosen by hand, and its compressed network.
+
+        Its convolutions have no biases; they get some where biases are corrected.
+        """
         location = str(tmp_path_factory.mktemp("runs") / "digits.v2")
         digits = {"dataset": "workers.digits:digits", "arguments": {"split": "train"}}
         prepared = prepare(
             check_config(
                 {
                     "model": {"build": "workers.models:digits_cnn"},
-                    "data": {"train": digits, "validation_size": 16},
-                    "search": {"method": "mbs", "budget": {"parameters": 0.3}},
+                    "data": {"train": digits, "validation_size": 16, "calibration_size": 16},
+                    "search": {"method": "mbs", "bias": request.param, "budget": {"parameters": 0.3}},
                 },
                 "config",
             )
         )
         ranks = prepared.space.at([4] * len(prepared.space.layers))
         answer = Answer(ranks, Score(ranks), True, "by hand")
+        layers, model = prepared.found.layers, prepared.model
+        seen = second_moments(model, layers, prepared.calibration) if prepared.calibration else {}
         factors = {
-            layer.name: scheme.factorise(layer, prepared.model.get_parameter(f"{layer.name}.weight"))
-            for layer, scheme in zip(prepared.found.layers, prepared.schemes, strict=True)
+            layer.name: factorise(
+                layer,
+                scheme.name,
+                model.get_parameter(f"{layer.name}.weight"),
+                [] if rank is None else [rank],
+                factorising(prepared),
+                seen.get(layer.name),
+            )
+            for layer, scheme, rank in zip(layers, prepared.schemes, ranks, strict=True)
         }
         network = compressed_network(prepared, answer, factors)
+        assert ("conv2.1.bias" in network.state_dict()) == (request.param == "corrected")
         run = RunDirectory.create(location, prepared)
         run.storage.write("model.safetensors", safetensors_bytes(prepared, answer, network))
         run.write_result(

@@ -20,7 +20,7 @@ from orchestrator.shared import share, store_model
 from search_spaces.errors import ConfigError
 from search_spaces.rank_space import LayerRanks
 from tests.orchestrator.digits_run import digits_config
-from workers.factoriser import factors_from, moment_from
+from workers.factoriser import Factorising, factors_from, moment_from
 from workers.moments import second_moments
 
 
@@ -120,7 +120,7 @@ class TestLaddersAndCurves:
 
 
 class TestMoments:
-    @pytest.mark.parametrize("search", [{"norm": "activation"}, {"last_stage": "fitted"}])
+    @pytest.mark.parametrize("search", [{"norm": "activation"}, {"last_stage": "fitted"}, {"bias": "corrected"}])
     def test_are_gathered_where_they_are_needed(
         self, ray_cluster: Cluster, digits_checkpoint: Path, search: dict[str, Any]
     ) -> None:
@@ -139,15 +139,17 @@ class TestMoments:
         case = prepared(digits_checkpoint, "uniform")
         model = store_model(case)
         assert learn(case, model.weights, model.skeleton).moments == ()
-        assert (case.calibration, factorising(case).fitted, factorising(case).whitened) == (None, False, False)
+        assert (case.calibration, factorising(case)) == (None, Factorising())
 
-    def test_every_offered_rank_is_fitted(self, ray_cluster: Cluster, digits_checkpoint: Path) -> None:
-        case = prepared(digits_checkpoint, "alds", scheme="sliced_svd", last_stage="fitted")
+    def test_every_offered_rank_is_fitted_and_corrected(self, ray_cluster: Cluster, digits_checkpoint: Path) -> None:
+        search = {"scheme": "sliced_svd", "last_stage": "fitted", "bias": "corrected"}
+        case = prepared(digits_checkpoint, "alds", **search)
         model = store_model(case)
         learned = model.learn(case)
         _, references = share(case, model, learned)
         for ranks, reference in zip(learned.prepared.space.layers, references, strict=True):
-            assert set(factors_from(ray.get(reference)).last_stages) == set(ranks.offered)
+            factors = factors_from(ray.get(reference))
+            assert set(factors.last_stages) == set(factors.bias_corrections) == set(ranks.offered)
 
 
 class TestBadWeights:
@@ -183,7 +185,7 @@ class TestAPlan:
             ("alds", {"scheme": "sliced_svd", "last_stage": "fitted", "batch_norm": "reestimated"}),
             ("beam_around", {"scheme": "sliced_svd", "norm": "activation"}),
             ("layerwise", {"scheme": "tucker2", "norm": "activation", "ratios": 3, "allocations": 2}),
-            ("greedy_ratio", {"scheme": "spatial_svd", "last_stage": "fitted", "ratios": 3}),
+            ("greedy_ratio", {"scheme": "spatial_svd", "last_stage": "fitted", "bias": "corrected", "ratios": 3}),
         ],
     )
     def test_starts_no_ray(

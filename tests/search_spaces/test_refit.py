@@ -7,7 +7,6 @@ from dataclasses import replace
 
 import pytest
 import torch
-import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
@@ -19,10 +18,11 @@ from search_spaces.moments import Moment
 from search_spaces.rank_space import Rank
 from search_spaces.schemes.channel_svd import ChannelSVD
 from search_spaces.schemes.contract import Factors, Scheme
-from search_spaces.schemes.refit import bias_correction, refit
+from search_spaces.schemes.refit import refit
 from search_spaces.schemes.spatial_svd import SpatialSVD
 from search_spaces.schemes.truncation import multiplied_out, stage_weights
 from search_spaces.survey import survey
+from tests.search_spaces.patches import moment_of, patches_of
 
 pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel")
 
@@ -77,27 +77,6 @@ each_scheme = pytest.mark.parametrize("scheme", SCHEMES, ids=lambda scheme: sche
 
 CONV = Layer("conv", Stage(3, 6, (3, 3), (1, 1), (1, 1)), True, (Call(7, 7),))
 LINEAR = Layer("linear", Stage(12, 7, linear=True), True, (Call(1, 1),))
-
-
-def moment_of(patches: torch.Tensor) -> Moment:
-    """The moment of explicit patches, `(P, n)`."""
-    wide = patches.double()
-    return Moment(wide.T @ wide / len(wide), wide.mean(0), len(wide))
-
-
-def patches_of(module: nn.Conv2d | nn.Linear, inputs: torch.Tensor) -> torch.Tensor:
-    """Every patch, found by shifting a delta through the module: the slow, obvious way.
-
-    A convolution whose weight picks one number of the patch gives this number at every position.
-    """
-    if isinstance(module, nn.Linear):
-        return inputs.reshape(-1, module.in_features)
-    columns = []
-    for index in range(module.weight[0].numel()):
-        weight = torch.zeros_like(module.weight[:1]).flatten()
-        weight[index] = 1.0
-        columns.append(module._conv_forward(inputs, weight.view_as(module.weight[:1]), None).flatten())
-    return torch.stack(columns, 1).detach()
 
 
 def output_error(
@@ -245,8 +224,6 @@ class TestHardMoments:
         for second in (torch.full((27, 27), float("nan")).double(), torch.full((27, 27), float("inf")).double()):
             with pytest.raises(ValueError, match="NaN or infinite"):
                 refit(scheme, CONV, truncated, [2], weight, replace(moment, second=second))
-            with pytest.raises(ValueError, match="NaN or infinite"):
-                bias_correction(scheme, CONV, truncated, 2, weight, replace(moment, mean=second[0]))
         with pytest.raises(ValueError, match="not positive semidefinite"):
             refit(scheme, CONV, truncated, [2], weight, replace(moment, second=-moment.second))
 
@@ -303,19 +280,3 @@ def test_a_rank_is_fitted_alike_alone_and_among_others(scheme: Scheme) -> None:
     for rank in scheme.ranks(CONV):
         alone = refit(scheme, CONV, truncated, [rank], weight, moment).last_stages[rank]
         torch.testing.assert_close(alone, together.last_stages[rank], rtol=1e-7, atol=1e-7)
-
-
-@each_scheme
-@pytest.mark.parametrize("layer", [CONV, LINEAR], ids=lambda layer: layer.name)
-def test_the_bias_correction_keeps_the_mean_output(scheme: Scheme, layer: Layer) -> None:
-    torch.manual_seed(7)
-    weight = torch.randn(layer.dense.weight_shape, dtype=torch.float64)
-    patches = torch.rand(200, weight[0].numel(), dtype=torch.float64)
-    moment = moment_of(patches)
-    truncated = scheme.factorise(layer, weight)
-    for factors in (truncated, refit(scheme, layer, truncated, [2], weight, moment)):
-        added = bias_correction(scheme, layer, factors, 2, weight, moment)
-        outputs = F.linear(patches, multiplied_out(scheme, layer, factors, 2).flatten(1), added)
-        torch.testing.assert_close(outputs.mean(0), (patches @ weight.flatten(1).T).mean(0))
-        assert added.shape == (layer.dense.out_channels,)
-    assert bias_correction(scheme, layer, truncated, 2, weight.float(), moment).dtype == torch.float32

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import random
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -338,8 +339,13 @@ def make_case(
     dtype: torch.dtype = torch.float32,
     inputs: Any = None,
     schemes: Callable[[random.Random], Scheme] | None = None,
+    corrected: bool = False,
 ) -> Case:
-    """Random weights, statistics, factors and samples for a model."""
+    """Random weights, statistics, factors and samples for a model.
+
+    Args:
+        corrected: every rank of every layer has a bias correction, at random.
+    """
     torch.manual_seed(seed)
     dice = random.Random(seed)
     model = model.to(dtype).eval()
@@ -361,6 +367,11 @@ def make_case(
         layer.name: scheme.factorise(layer, model.get_parameter(f"{layer.name}.weight").detach())
         for layer, scheme in zip(layers, chosen, strict=True)
     }
+    if corrected:
+        for layer, scheme in zip(layers, chosen, strict=True):
+            channels = layer.dense.out_channels
+            corrections = {rank: torch.randn(channels, dtype=dtype) for rank in scheme.ranks(layer)}
+            factors[layer.name] = replace(factors[layer.name], bias_corrections=corrections)
     return Case(model, layers, chosen, factors, batch)
 
 
@@ -370,8 +381,12 @@ def cases(
     blocks: Sequence[type[nn.Module]] = (*TRACEABLE, *UNTRACEABLE),
     wrappers: Sequence[type[TakesDict] | None] = (None, None, None, TakesDict, TakesNames, TakesAnything),
 ) -> Case:
-    """Random networks of one to three of the blocks; half of them take a dict, in one of the ways."""
+    """Random networks of one to three of the blocks; half of them take a dict, in one of the ways.
+
+    Half of them have corrected biases.
+    """
     seed = draw(st.integers(0, 10_000))
+    corrected = draw(st.booleans())
     dtype = draw(st.sampled_from([torch.float32, torch.float64]))
     chosen = draw(st.lists(st.sampled_from(blocks), min_size=1, max_size=3))
     samples = draw(st.integers(1, 9))
@@ -379,12 +394,12 @@ def cases(
     network = Network(chosen, random.Random(seed))
     wrapper = draw(st.sampled_from(wrappers))
     if wrapper is None:
-        return make_case(network, seed, samples=samples, dtype=dtype)
+        return make_case(network, seed, samples=samples, dtype=dtype, corrected=corrected)
     inputs = {
         "pixels": torch.randn(samples, 3, SIZE, SIZE, dtype=dtype),
         "shift": torch.randn(samples, CLASSES, dtype=dtype),
     }
-    return make_case(wrapper(network), seed, samples=samples, dtype=dtype, inputs=inputs)
+    return make_case(wrapper(network), seed, samples=samples, dtype=dtype, inputs=inputs, corrected=corrected)
 
 
 @st.composite

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -52,12 +53,15 @@ def convolutions(draw: st.DrawFn) -> nn.Conv2d:
 
 
 @settings(max_examples=60)
-@given(conv=convolutions(), data=st.data(), channels_last=st.booleans(), fold=st.booleans())
+@given(conv=convolutions(), data=st.data(), channels_last=st.booleans(), fold=st.booleans(), corrected=st.booleans())
 def test_every_rank_computes_what_the_slot_computes(
-    conv: nn.Conv2d, data: st.DataObject, channels_last: bool, fold: bool
+    conv: nn.Conv2d, data: st.DataObject, channels_last: bool, fold: bool, corrected: bool
 ) -> None:
     inputs = torch.randn(2, conv.in_channels, 11, 11, dtype=torch.float64)
     slot = slot_of(conv, data.draw(st.sampled_from([ChannelSVD(), SpatialSVD()])), inputs)
+    if corrected:
+        corrections = {rank: torch.randn_like(conv.weight[:, 0, 0, 0]) for rank in slot.scheme.ranks(slot.layer)}
+        slot.factors = replace(slot.factors, bias_corrections=corrections)
     prepared = PreparedLayers([slot], channels_last=channels_last)
     norm = norm_of(conv.out_channels)
     assert not fold or prepared.fold(slot, norm)

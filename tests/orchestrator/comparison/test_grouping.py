@@ -35,6 +35,7 @@ def test_an_objective_keeps_them_apart_only_where_it_stops_children(early_stop: 
         {"scheme": "tucker2"},
         {"norm": "activation"},
         {"last_stage": "fitted"},
+        {"bias": "corrected"},
         {"batch_norm": "reestimated"},
         {"include": ["conv*"]},
         {"exclude": ["linear"]},
