@@ -62,7 +62,11 @@ class BSRSettings(TrainingSettings):
 
 
 class StableRankTraining:
-    """The first phase: a copy of the dense network, trained with the penalty at fixed ranks."""
+    """The first phase: a copy of the dense network, trained with the penalty at fixed ranks.
+
+    Attributes:
+        penalty: on the layers that have a rank.
+    """
 
     def __init__(self, settings: BSRSettings, setup: Setup, ranks: RankVector) -> None:
         self._settings, self._setup, self._ranks = settings, setup, ranks
@@ -78,7 +82,7 @@ class StableRankTraining:
             teacher=teacher,
             after_backward=self._add_gradients,
         )
-        self._penalty = StableRankPenalty(
+        self.penalty = StableRankPenalty(
             [
                 PenalisedLayer(network.get_parameter(f"{layer.name}.weight"), layer, scheme, rank)
                 for layer, scheme, rank in zip(setup.layers, setup.schemes, ranks, strict=True)
@@ -107,9 +111,9 @@ class StableRankTraining:
         started = time.perf_counter()
         epoch = self._training.epochs
         strength = self.strength(epoch)
-        self._penalty.begin_epoch(strength, generator(self._setup.seed, epoch, "stable rank"))
+        self.penalty.begin_epoch(strength, generator(self._setup.seed, epoch, "stable rank"))
         result = self._training.epoch()
-        penalty, tail = self._penalty.totals()
+        penalty, tail = self.penalty.totals()
         return report(
             self.network,
             result,
@@ -139,7 +143,7 @@ class StableRankTraining:
         return architecture(self._setup, compressed.ranks)
 
     def _add_gradients(self, step: int) -> None:
-        self._penalty(step)
+        self.penalty(step)
 
 
 def start_bsr(settings: BSRSettings, setup: Setup) -> SelectThenFineTune:
