@@ -297,7 +297,8 @@ def _limits(value: Any, number: int, config: Config) -> Mapping[str, Bound]:
     for cost in search.budget:
         if limited_device(cost) is not None:
             raise ConfigError(
-                f"sweep.budgets.{number}.{cost}", f"training methods express {', '.join(COST_NAMES)}; give one of these"
+                f"sweep.budgets.{number}.{cost}",
+                f"a sweep limits {', '.join(COST_NAMES)}; for a latency limit take `rankray search`",
             )
         if cost not in COST_NAMES:
             raise ConfigError(f"sweep.budgets.{number}.{cost}", f"unknown cost{nearest(cost, list(COST_NAMES))}")

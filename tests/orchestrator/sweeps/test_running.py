@@ -98,6 +98,7 @@ def test_ctrl_c_leaves_a_sweep_that_ends_the_same(
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_optuna_over_budgets_and_rates_then_more(ray_cluster: Cluster, digits_checkpoint: Path, tmp_path: Path) -> None:
     raw = sweep_config(
         digits_checkpoint,
@@ -159,6 +160,7 @@ def test_a_grid_has_no_more_trials(finished: api.Sweep, digits_checkpoint: Path)
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 def test_killed_twice_nothing_finished_is_trained_again(digits_checkpoint: Path, tmp_path: Path) -> None:
     place, path = tmp_path / "sweep", tmp_path / "config.yaml"
     methods = {"fine_tuning": {"epochs": 4, "learning_rate": {"choice": [0.001, 0.01, 0.1]}, **QUICK}}

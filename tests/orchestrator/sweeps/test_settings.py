@@ -56,7 +56,10 @@ def test_defaults_are_written_out() -> None:
         ({"budgets": [0.5, 0.50]}, r"^sweep\.budgets\.1: parameters 0\.5 stands twice"),
         ({"budgets": [1.5]}, r"^sweep\.budgets\.0"),
         ({"budgets": [{"colour": 0.5}]}, r"^sweep\.budgets\.0\.colour: unknown cost"),
-        ({"budgets": [{"latency_ms": {"cpu0": 4}}]}, r"^sweep\.budgets\.0\.latency@cpu0: training methods express"),
+        (
+            {"budgets": [{"latency_ms": {"cpu0": 4}}]},
+            r"^sweep\.budgets\.0\.latency@cpu0: a sweep limits",
+        ),
         ({"seeds": [1, 1]}, r"^sweep\.seeds: a seed stands twice"),
         ({"seed": 1}, r"^sweep\.seed: unknown key; did you mean 'seeds'\?"),
         (
