@@ -29,6 +29,7 @@ from orchestrator.progress import Observer, Silent
 from orchestrator.report import build_report
 from orchestrator.run_directory import RunDirectory
 from orchestrator.search_run import run_search
+from orchestrator.sweeps import trained
 from orchestrator.sweeps.running import begin, go_on, run_more
 from search_spaces.assembly import replace_layers
 from search_spaces.errors import ConfigError
@@ -46,6 +47,7 @@ __all__ = [
     "devices",
     "load_compressed",
     "load_run",
+    "load_trained",
     "measure",
     "new_run_location",
     "resume",
@@ -315,6 +317,19 @@ def load_compressed(run_dir: Location) -> nn.Module:
         reason = str(error).splitlines()[0]
         raise ConfigError(f"{run.location}/model.safetensors", f"cannot be loaded: {reason}") from None
     return network.eval()
+
+
+def load_trained(run_dir: Location, trial: str) -> nn.Module:
+    """The network that a trial of a sweep has trained: ordinary torch layers in the user's model.
+
+    Args:
+        run_dir: of the sweep.
+        trial: its name, as in `trials.parquet`.
+
+    Raises:
+        ConfigError: no such sweep or trial, or one that has not finished.
+    """
+    return trained.load_trained(str(run_dir), trial).network
 
 
 def new_run_location(name: str) -> str:

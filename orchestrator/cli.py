@@ -219,11 +219,12 @@ def export(
     run: RunPath,
     format: Annotated[str, typer.Option("--format", help="safetensors, torch-export or onnx.")] = "torch-export",
     output: Annotated[Path | None, typer.Option(help="File; default: named after the run.")] = None,
+    trial: Annotated[str | None, typer.Option(help="Which trial, where RUN is a sweep.")] = None,
 ) -> None:
     """The compressed network for others; torch-export and onnx run without RankRay."""
-    from orchestrator.export import export_run
+    from orchestrator.export import export_run, export_trial
 
-    written = export_run(run, format, output)
+    written = export_run(run, format, output) if trial is None else export_trial(run, trial, format, output)
     Console().print(f"wrote {written}", highlight=False, soft_wrap=True)
 
 

@@ -57,9 +57,7 @@ class SweepDirectory:
         if trials_at is not None:
             Storage(place, "sweep.storage").create()
         directory.write_asked({**asked, "trials_at": place})
-        plain = json.loads(json.dumps(raw, default=str))  # from Python a config may hold paths and tuples
-        text = yaml.safe_dump(plain, sort_keys=False, allow_unicode=True)
-        directory.storage.write(_CONFIG, text.encode())  # last: it makes the folder a sweep
+        directory.write_raw(raw)  # last: it makes the folder a sweep
         return directory
 
     @classmethod
@@ -77,6 +75,11 @@ class SweepDirectory:
     def raw(self) -> dict[str, Any]:
         """The config that it was started with."""
         return parse_mapping(self.storage.read(_CONFIG), f"{self.location}/{_CONFIG}")
+
+    def write_raw(self, raw: Mapping[str, Any]) -> None:
+        """Writes `sweep.yaml`."""
+        plain = json.loads(json.dumps(raw, default=str))  # from Python a config may hold paths and tuples
+        self.storage.write(_CONFIG, yaml.safe_dump(plain, sort_keys=False, allow_unicode=True).encode())
 
     def asked(self) -> dict[str, Any]:
         """`sweep.json`."""

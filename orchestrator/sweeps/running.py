@@ -90,7 +90,8 @@ def run_more(raw: Mapping[str, Any], source: str, location: str, more: int, obse
     asked = directory.asked()
     with directory.locked():
         directory.write_asked({**asked, "trials": int(asked["trials"]) + more})
-    return _resume(directory, directory.raw(), observer)
+        directory.write_raw(raw)
+    return _resume(directory, raw, observer)
 
 
 def _resume(directory: SweepDirectory, raw: Mapping[str, Any], observer: Observer) -> pd.DataFrame:
@@ -130,7 +131,7 @@ def _train(directory: SweepDirectory, prepared: PreparedSweep, following: Follow
     plan = prepared.plan
     settings = plan.settings
     with connect(plan.config.cluster) as cluster:
-        _check_room(cluster, settings)
+        _check_room(cluster, settings, directory)
         ranks = find_ranks(prepared.sources, directory, observer)
         terms = TrialTerms(
             str(directory.asked()["trials_at"]),
@@ -157,7 +158,7 @@ def _wanted(plan: SweepPlan, prepared: PreparedSweep) -> int:
     return len(prepared.grid) if plan.settings.optuna is None else plan.settings.optuna.trials
 
 
-def _check_room(cluster: Cluster, settings: SweepSettings) -> None:
+def _check_room(cluster: Cluster, settings: SweepSettings, directory: SweepDirectory) -> None:
     """Some node can hold a trial; Tune would wait forever and say nothing.
 
     Raises:
@@ -168,7 +169,9 @@ def _check_room(cluster: Cluster, settings: SweepSettings) -> None:
     if not any(all(node.total.get(name, 0.0) >= amount for name, amount in wanted.items()) for node in nodes):
         held = "; ".join(f"{node.total.get('CPU', 0):g} CPUs, {node.total.get('GPU', 0):g} GPUs" for node in nodes)
         raise ConfigError(
-            "sweep.resources", f"no node holds {wanted['CPU']:g} CPUs and {wanted['GPU']:g} GPUs; there are {held}"
+            "sweep.resources",
+            f"no node holds {wanted['CPU']:g} CPUs and {wanted['GPU']:g} GPUs; there are {held}. Change it in "
+            f"{directory.location}/sweep.yaml and resume",
         )
 
 

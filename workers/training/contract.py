@@ -134,6 +134,9 @@ class Trainable(Protocol):
     def finish(self) -> Compressed:
         """The result, in eval mode, within the budget; to be called once it is done."""
 
+    def architecture(self, compressed: Compressed) -> nn.Module:
+        """A network of the shape that `ranks` and `structure` say, its weights to be loaded; `network` is not used."""
+
 
 @dataclass(frozen=True)
 class TrainingMethod:

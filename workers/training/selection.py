@@ -106,6 +106,10 @@ class SelectThenFineTune:
         network: nn.Module = copy.deepcopy(tuned.network).cpu().to(memory_format=torch.contiguous_format)
         return Compressed(network.eval(), tuned.ranks, self._structure)
 
+    def architecture(self, compressed: Compressed) -> nn.Module:
+        """A network of the shape that `finish` gave."""
+        return self._selection.architecture(compressed)
+
     def _tuned(self) -> FineTuning:
         """The second phase, begun when it is first asked for."""
         if self._fine_tuning is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -81,6 +82,21 @@ def test_a_finished_sweep_is_read_without_ray(
     (copied / "sweep.json").write_text(asked)
     monkeypatch.setattr(running, "connect", lambda _: pytest.fail("Ray was started"))
     pd.testing.assert_frame_equal(api.resume_sweep(copied).table[FIXED], finished.table[FIXED])
+
+
+def test_a_sweep_of_another_network_is_not_gone_on_with(finished: api.Sweep, tmp_path: Path) -> None:
+    copied = shutil.copytree(finished.location, tmp_path / "copied")
+    asked = json.loads((copied / "sweep.json").read_text())
+    asked["fingerprints"]["model"] = "another"
+    (copied / "sweep.json").write_text(json.dumps(asked))
+    with pytest.raises(ConfigError, match=r"^model\.checkpoint: the model is not what this sweep began with"):
+        api.resume_sweep(copied)
+
+
+def test_more_than_any_node_has_is_refused(ray_cluster: Cluster, digits_checkpoint: Path, tmp_path: Path) -> None:
+    raw = wide(digits_checkpoint, resources={"cpus": 3, "gpus": 0.5})
+    with pytest.raises(ConfigError, match=r"^sweep\.resources: no node holds 3 CPUs and 0\.5 GPUs; there are 4 CPUs"):
+        api.sweep(raw, tmp_path / "sweep")
 
 
 def test_ctrl_c_leaves_a_sweep_that_ends_the_same(
