@@ -4,8 +4,8 @@ A course is a file of one JSON line per level, so that a search that was stopped
 finished one can be timed again, or told about, without searching again. Between levels the plain pass scores a
 candidate now and then: so the two are compared within the same minutes, however long the search takes.
 
-Where a search stops candidates early, its calls are cut, and told what candidates must reach, as by a pool that has one
-evaluator: how many are scored before anything is known is part of the time. A course keeps its calls with their bounds.
+Calls are cut, and told what candidates must reach, as by a pool that has one evaluator: how many are scored before
+anything is known is part of the time. A course keeps its calls with their bounds.
 
 Searches that differ in C_d alone are the same until one of them sees its window: that stretch is taken, with its times,
 from a course that lies in the same folder.
@@ -43,7 +43,7 @@ PLAIN_SHARE = 0.05
 
 @dataclass(frozen=True)
 class Group:
-    """Children of one parent, which are scored together, and what each must reach; no bounds stop nobody."""
+    """Candidates that are scored together, as changes of one parent, and what each must reach; none stops nobody."""
 
     parent: RankVector
     changes: tuple[Change, ...]
@@ -124,9 +124,12 @@ def groups_of(candidates: Sequence[Candidate]) -> list[Group]:
     changes: dict[RankVector, list[Change]] = {}
     for candidate in candidates:
         parent = candidate.parent or candidate.ranks
-        change = {index: rank for index, rank in enumerate(candidate.ranks) if rank != parent[index]}
-        changes.setdefault(parent, []).append(change)
+        changes.setdefault(parent, []).append(_change(parent, candidate))
     return [Group(parent, tuple(found)) for parent, found in changes.items()]
+
+
+def _change(parent: RankVector, candidate: Candidate) -> Change:
+    return {index: rank for index, rank in enumerate(candidate.ranks) if rank != parent[index]}
 
 
 def score_groups(scorer: Scorer, groups: Sequence[Group]) -> list[list[Score]]:
@@ -174,7 +177,7 @@ class _Runner:
         self.commit = str(provenance({"model": "", "data": ""})["git_commit"])
         self._network, self._file = network, file
         self._scorer, self._plain = network.fast_scorer(), PlainPass(network)
-        self._stops, self._dispatch = network.prepared.config.search.stops_early, Dispatch()
+        self._dispatch, self._stops = Dispatch(mix_parents=True), network.prepared.config.search.stops_early
         self._search_seconds, self._plain_seconds = search_seconds, plain_seconds
         first = [Group(network.prepared.space.dense, ({},))]
         score_groups(self._scorer, first)  # torch warms up
@@ -189,7 +192,7 @@ class _Runner:
                 asked = search.ask()
                 if search.done:
                     return levels
-                groups, scores = self._as_pool(search, asked) if self._stops else self._at_once(search, asked)
+                groups, scores = self._score(search, asked)
                 seconds = time.perf_counter() - started
                 self._search_seconds += seconds
                 values = tuple(tuple(dict(score.values) for score in group) for group in scores)
@@ -198,16 +201,9 @@ class _Runner:
                 self._write(level, search.state())
                 status.update(f"{self._file.stem}: level {search.level}, {self._search_seconds:.0f} s")
 
-    def _at_once(self, search: Any, asked: list[Candidate]) -> tuple[list[Group], list[list[Score]]]:
-        """Scores a level, all children of a parent together."""
-        groups = groups_of(asked)
-        scores = score_groups(self._scorer, groups)
-        search.tell([score for group in scores for score in group])
-        return groups, scores
-
-    def _as_pool(self, search: Any, asked: list[Candidate]) -> tuple[list[Group], list[list[Score]]]:
+    def _score(self, search: Any, asked: list[Candidate]) -> tuple[list[Group], list[list[Score]]]:
         """Scores a level in the calls that a pool of one evaluator makes, some of them cut while another runs."""
-        self._dispatch.add(asked, bound=search.bound)
+        self._dispatch.add(asked, bound=search.bound if self._stops else None)
         groups: list[Group] = []
         found: list[list[Score]] = []
         waiting: deque[Work] = deque()
@@ -217,8 +213,8 @@ class _Runner:
             if not waiting:
                 return groups, found
             work = waiting.popleft()
-            (group,) = groups_of(work.candidates)
-            groups.append(Group(group.parent, group.changes, work.bounds))
+            changes = tuple(_change(work.parent, candidate) for candidate in work.candidates)
+            groups.append(Group(work.parent, changes, work.bounds))
             started = time.perf_counter()
             found += score_groups(self._scorer, groups[-1:])
             self._dispatch.took(time.perf_counter() - started, len(work.candidates))
@@ -257,9 +253,11 @@ def _header(network: Network) -> Any:
     """
     search = network.prepared.config.search
     settings = search.model_dump(exclude_defaults=True) | {"screening": search.model_dump()["screening"]}
-    header: dict[str, Any] = {"search": settings, "fingerprints": network.prepared.fingerprints}
-    if search.stops_early:
-        header["calls"] = "as a pool of one evaluator cuts them, candidates stopped early"
+    header = {
+        "search": settings,
+        "fingerprints": network.prepared.fingerprints,
+        "calls": "as a pool of one evaluator cuts them, several parents together",
+    }
     return json.loads(json.dumps(header))
 
 

@@ -1,6 +1,7 @@
 """Dispatch: which candidates go to an evaluator next. Pure bookkeeping; the pool does what it decides.
 
-Candidates with one parent are scored together. Groups shrink towards the end of a level, so that evaluators finish
+Candidates with one parent are scored together, and with those of other parents where evaluators compute once what the
+parents have in common. Groups shrink towards the end of a level, so that evaluators finish
 together; a group whose evaluator was lost comes back one by one, so that a candidate that kills evaluators is found.
 Where several searches ask, they take turns call by call, and a call is a few seconds of work for all of them: a search
 waits for at most one call of each of the others, however much these have queued.
@@ -33,9 +34,9 @@ SMALLEST_SHARE = 8
 
 @dataclass(frozen=True)
 class Work:
-    """Candidates of one parent for one call, how often that was tried before, and what each must reach.
+    """Candidates for one call, how often that was tried before, and what each must reach.
 
-    `bounds` is empty where nobody can be stopped early.
+    `parent` is that of the first; `bounds` is empty where nobody can be stopped early.
     """
 
     parent: RankVector
@@ -53,9 +54,11 @@ class Dispatch:
 
     Args:
         attempts: how often a candidate may be tried before it is given up.
+        mix_parents: whether one call may hold children of several parents.
     """
 
     attempts: int = 3
+    mix_parents: bool = False
     seconds_per_candidate: float | None = None
     _fresh: dict[str, _ByParent] = field(default_factory=dict)  # whose turn it is comes first
     _again: deque[Work] = field(default_factory=deque)
@@ -89,20 +92,16 @@ class Dispatch:
         asker = next((one for one in self._fresh if not (ahead and self._waits_for_bound(one))), None)
         if asker is None:
             return None
-        size = self._group_size(evaluators)
-        if self._waits_for_bound(asker):
-            size = min(size, max(2, SMALLEST_SHARE // evaluators))
+        size = self._group_size(evaluators, asker)
         queues = self._fresh.pop(asker)
         parent = self._next_parent(asker, queues)
-        queue = queues[parent]
-        candidates = tuple(queue.popleft() for _ in range(min(size, len(queue))))
+        candidates = _taken(queues, parent, size)
+        while self.mix_parents and queues and len(candidates) < size:
+            candidates += _taken(queues, self._next_parent(asker, queues), size - len(candidates))
         bounds = tuple(self._bounds[asker](candidate.ranks) for candidate in candidates)
-        work = Work(parent, candidates, bounds=() if all(bound is None for bound in bounds) else bounds)
-        if not queue:
-            del queues[parent]
         if queues:
             self._fresh[asker] = queues  # behind the others
-        return work
+        return Work(parent, candidates, bounds=() if all(bound is None for bound in bounds) else bounds)
 
     def put_back(self, work: Work) -> None:
         """Takes back work that waited behind a call that failed: as it is, this was no attempt at it."""
@@ -124,8 +123,12 @@ class Dispatch:
 
     def _waits_for_bound(self, asker: str) -> bool:
         """Whether it is not known yet what the asker's first candidate must reach."""
+        return self._first_bound(asker) == -math.inf
+
+    def _first_bound(self, asker: str) -> float | None:
+        """What the asker's first candidate must reach."""
         first = next(iter(self._fresh[asker].values()))[0]
-        return self._bounds[asker](first.ranks) == -math.inf
+        return self._bounds[asker](first.ranks)
 
     def _next_parent(self, asker: str, queues: _ByParent) -> RankVector:
         """The one with the most children left; while no bound is known the first, whose children look best."""
@@ -134,13 +137,29 @@ class Dispatch:
             return first
         return max(queues, key=lambda one: len(queues[one]))
 
-    def _group_size(self, evaluators: int) -> int:
-        """As many as fill `TARGET_S`, but not more than leaves every evaluator two more calls, unless they are few."""
+    def _group_size(self, evaluators: int, asker: str) -> int:
+        """As many as fill `TARGET_S`, but not more than leaves every evaluator two more calls, unless they are few.
+
+        A lone evaluator waits for nobody, and later calls know better bounds, where there are any.
+        """
         if self.seconds_per_candidate is None:
             return 1
         by_time = int(TARGET_S / max(self.seconds_per_candidate, 1e-6))
-        by_share = max(SMALLEST_SHARE, -(-len(self) // (2 * evaluators)))
+        bound = self._first_bound(asker)
+        calls = 1 if evaluators == 1 and bound is None else 2 * evaluators
+        by_share = max(SMALLEST_SHARE, -(-len(self) // calls))
+        if bound == -math.inf:
+            by_share = max(2, SMALLEST_SHARE // evaluators)
         return max(1, min(by_time, by_share, LARGEST_GROUP))
+
+
+def _taken(queues: _ByParent, parent: RankVector, size: int) -> tuple[Candidate, ...]:
+    """Takes up to `size` children of a parent out of its queue, and the queue away once it is empty."""
+    queue = queues[parent]
+    taken = tuple(queue.popleft() for _ in range(min(size, len(queue))))
+    if not queue:
+        del queues[parent]
+    return taken
 
 
 def _no_bound(_ranks: RankVector) -> None:

@@ -74,6 +74,7 @@ class Pool:
         timeout_s: seconds without an answer after which an evaluator counts as hung; a call of several candidates
             gets at least ten times what they are expected to take.
         restarts: how many lost evaluators are replaced before the run stops.
+        mix_parents: whether the evaluators compute once what several parents have in common.
         events: who watches.
     """
 
@@ -84,12 +85,13 @@ class Pool:
         *,
         timeout_s: float = 300.0,
         restarts: int | None = None,
+        mix_parents: bool = False,
         events: PoolEvents | None = None,
     ) -> None:
         self._make, self._timeout_s = make, timeout_s
         self._restarts = 2 * size + 2 if restarts is None else restarts
         self._events = events or PoolEvents()
-        self._dispatch = Dispatch()
+        self._dispatch = Dispatch(mix_parents=mix_parents)
         self._workers: list[_Worker] = []
         self._started = 0
         self._last_loss = ("evaluator", "none was started")

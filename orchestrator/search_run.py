@@ -224,7 +224,8 @@ def _start_pool(prepared: Prepared, shared: Shared, size: int, observer: Observe
         return actor.remote(name, shared)
 
     events = PoolEvents(lost=lambda name, cause: observer.say(f"{name} was lost: {cause}; its work goes to others"))
-    return Pool(make, size, timeout_s=prepared.config.cluster.timeout_s, events=events)
+    timeout_s, mix_parents = prepared.config.cluster.timeout_s, shared.way == "resumed"
+    return Pool(make, size, timeout_s=timeout_s, mix_parents=mix_parents, events=events)
 
 
 def choose_way(subject: Subject, spaces: Sequence[RankSpace], observer: Observer) -> Way:

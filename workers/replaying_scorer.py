@@ -24,8 +24,8 @@ from workers.forward_watch import watch
 from workers.out_of_place import CannotBeCut
 from workers.prepared_layer import PREPARED_BYTES, PreparedLayers
 from workers.repeatability import same_outputs
-from workers.scorer import Change, Metric
-from workers.sliced_scorer import Child, SlicedScorer, channels_last, slice_size_for
+from workers.scorer import Metric
+from workers.sliced_scorer import Child, Passes, SlicedScorer, channels_last, slice_size_for
 from workers.slot import open_slots
 
 __all__ = ["ReplayingScorer"]
@@ -103,7 +103,7 @@ class ReplayingScorer(SlicedScorer):
         """The dense network's logits; None where the forward raises."""
         with self._mode():
             try:
-                outputs = self._open_slice(self._dense, self._laid_out(few))(Child(self._dense, 0))
+                outputs = self._outputs_of(self._dense, self._laid_out(few))
             except Exception:
                 return None
             return logits(outputs).clone()
@@ -133,26 +133,27 @@ class ReplayingScorer(SlicedScorer):
     def _laid_out(self, part: Batch) -> Batch:
         return channels_last(part) if self._channels_last else part
 
-    def _start(self, parent: RankVector, change: Change) -> int:
+    def _open_slice(self, parent: RankVector, part: Batch, children: list[Child]) -> Passes:
+        """The latest change first."""
+        replay = _Replay(parent, self._limit_bytes, self.written)
+        for child in sorted(children, key=lambda one: -self._first_changed_call(parent, one.ranks)):
+            replay.begin(child.ranks)
+            self._answer_with(partial(self._replayed, replay, child.ranks))
+            try:
+                outputs = run_model(self._model, part.inputs)
+            except Exception as error:  # one bad candidate never ends a run
+                yield child, error
+            else:
+                yield child, outputs
+
+    def _replayed(self, replay: _Replay, ranks: RankVector, index: int, inputs: torch.Tensor) -> torch.Tensor:
+        return replay.call(index, self._computation(index, ranks), inputs)
+
+    def _first_changed_call(self, parent: RankVector, ranks: RankVector) -> int:
         """The number of the first changed call as the first pass counted; a guess where control flow is at work."""
         end = len(self._first_call)
-        return min(
-            (self._first_call.get(index, end) for index, rank in change.items() if rank != parent[index]), default=end
-        )
-
-    def _in_order(self, children: list[Child]) -> list[Child]:
-        """The latest change first."""
-        return sorted(children, key=lambda child: -child.start)
-
-    def _open_slice(self, parent: RankVector, part: Batch) -> Callable[[Child], object]:
-        replay = _Replay(parent, self._limit_bytes, self.written)
-
-        def run(child: Child) -> object:
-            replay.begin(child.ranks)
-            self._answer_with(lambda index, inputs: replay.call(index, self._computation(index, child.ranks), inputs))
-            return run_model(self._model, part.inputs)
-
-        return run
+        pairs = enumerate(zip(parent, ranks, strict=True))
+        return min((self._first_call.get(index, end) for index, (old, new) in pairs if old != new), default=end)
 
     def _computation(self, index: int, ranks: RankVector) -> _Compute:
         return lambda inputs: self._prepared.forward(self._slots[index], ranks[index])(inputs)

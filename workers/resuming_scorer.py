@@ -1,7 +1,8 @@
-"""Scores candidates by resuming their parent's forward pass at the changed layer: the plain way's values, faster.
+"""Scores candidates by computing once what they have in common: the plain way's values, faster.
 
-The parent's pass goes once through the network, a slice of the batch at a time. Wherever a child differs, the child
-goes on from there with the parent's values, which are shared and never written to; then the parent moves on.
+The candidates of a call go through the network together, a slice of the batch at a time, as one pass that branches:
+wherever their ranks differ for the first time, every rank goes on from there with the values so far, which are shared
+and never written to. Children of one parent leave its pass one by one; the parents of a beam share what they agree on.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import torch
 from torch import fx, nn
 
 from search_spaces.layers import Layer
-from search_spaces.rank_space import RankVector
+from search_spaces.rank_space import Rank, RankVector
 from search_spaces.schemes.contract import Factors, Scheme
 from workers.batch import Batch
 from workers.causes import cause
@@ -22,8 +23,8 @@ from workers.early_stop import StopRule
 from workers.forward_graph import CannotBeCut, Env, ForwardGraph, trace_forward
 from workers.memory_reuse import Shape, reuse_memory
 from workers.prepared_layer import PREPARED_BYTES, PreparedLayers
-from workers.scorer import Change, Metric
-from workers.sliced_scorer import Child, SlicedScorer, channels_last, slice_size_for
+from workers.scorer import Metric
+from workers.sliced_scorer import Child, Passes, SlicedScorer, channels_last, slice_size_for
 from workers.slot import Slot, open_slots
 
 __all__ = ["ResumingScorer"]
@@ -32,7 +33,7 @@ __all__ = ["ResumingScorer"]
 class ResumingScorer(SlicedScorer):
     """Holds one model as a graph of steps, and the validation batch in slices.
 
-    Memory: the parent's values that are still needed at the cut, and one child's, of one slice at a time.
+    Memory: of one slice, the values that are still needed wherever the pass has branched and others wait.
 
     Args:
         model: the dense network in eval mode; its layers are replaced by slots. Nothing here writes to its
@@ -70,6 +71,7 @@ class ResumingScorer(SlicedScorer):
         if missing:
             raise CannotBeCut(f"its traced forward never calls {', '.join(missing)}")
         self._prepared = PreparedLayers(self._slots, limit_bytes)
+        self._calls = sorted((self._graph.first_call[slot], index) for index, slot in enumerate(self._slots))
         dense: RankVector = (None,) * len(self._slots)
         self._ranks = dense
         folded = _fold_norms(self._graph, self._prepared)
@@ -85,38 +87,42 @@ class ResumingScorer(SlicedScorer):
         # Shared weights lie as they were stored; for images laid out otherwise every call would copy them.
         return part if self._prepared.on_views else channels_last(part)
 
-    def _start(self, parent: RankVector, change: Change) -> int:
-        """The step that calls the first changed layer; the last step, which hands the outputs on, if none is."""
-        starts = [self._graph.first_call[self._slots[index]] for index, rank in change.items() if rank != parent[index]]
-        return min(starts, default=len(self._graph.steps) - 1)
+    def _open_slice(self, parent: RankVector, part: Batch, children: list[Child]) -> Passes:
+        return self._branch(self._graph.begin(part.inputs), 0, 0, children)
 
-    def _in_order(self, children: list[Child]) -> list[Child]:
-        """The parent moves on from child to child."""
-        return sorted(children, key=lambda child: child.start)
+    def _branch(self, env: Env, reached: int, layer: int, children: list[Child]) -> Passes:
+        """Passes of children that agree so far.
 
-    def _open_slice(self, parent: RankVector, part: Batch) -> Callable[[Child], object]:
-        graph, end = self._graph, len(self._graph.steps)
-        env = graph.begin(part.inputs)
-        reached = 0
-        broken: Exception | None = None
-
-        def run(child: Child) -> object:
-            nonlocal reached, broken
-            if broken is not None:
-                raise broken
+        Args:
+            env: the values at step `reached`, which are its own to forget.
+            layer: in the order of calls, the first in which they may differ.
+        """
+        while True:
+            layer = self._first_difference(children, layer)
+            stop = self._calls[layer][0] if layer < len(self._calls) else len(self._graph.steps)
             try:
-                self._ranks = parent
-                graph.run(env, reached, child.start)
-            except Exception as error:  # the other children share these steps
-                broken = error
-                raise
-            reached = child.start
-            self._ranks = child.ranks
-            own: Env = env.copy()
-            graph.run(own, reached, end)
-            return own[-1]
+                self._ranks = children[0].ranks
+                self._graph.run(env, reached, stop)
+            except Exception as error:  # all of them share these steps
+                yield from ((child, error) for child in children)
+                return
+            if layer == len(self._calls):
+                yield from ((child, env[-1]) for child in children)
+                return
+            *fewer, most = sorted(_by_rank(children, self._calls[layer][1]), key=len)
+            for some in fewer:
+                yield from self._branch(env.copy(), stop, layer + 1, some)
+            reached, layer, children = stop, layer + 1, most
 
-        return run
+    def _first_difference(self, children: list[Child], layer: int) -> int:
+        """The first layer from `layer` on, in the order of calls, whose rank they do not share; past all if none."""
+        ranks, others = children[0].ranks, children[1:]
+        while layer < len(self._calls):
+            index = self._calls[layer][1]
+            if any(child.ranks[index] != ranks[index] for child in others):
+                break
+            layer += 1
+        return layer
 
     def _bind_slots(self) -> None:
         """Makes every step that calls a slot use the prepared layer at the rank in force."""
@@ -159,6 +165,14 @@ class ResumingScorer(SlicedScorer):
                     env[dead] = None
         self.sample_bytes = largest
         return shapes
+
+
+def _by_rank(children: list[Child], index: int) -> list[list[Child]]:
+    """The children by their rank in a layer."""
+    found: dict[Rank | None, list[Child]] = {}
+    for child in children:
+        found.setdefault(child.ranks[index], []).append(child)
+    return list(found.values())
 
 
 def _versions(env: Env) -> list[tuple[torch.Tensor, int]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 
@@ -18,7 +18,7 @@ from workers.causes import cause
 from workers.early_stop import OrderedSlice, SampleOrders, StopRule, Tally, ordered_slices
 from workers.scorer import Change, Metric, child_of, judge
 
-__all__ = ["SLICE_BYTES", "Child", "RunChild", "SlicedScorer", "channels_last", "slice_size_for"]
+__all__ = ["SLICE_BYTES", "Child", "Passes", "SlicedScorer", "channels_last", "slice_size_for"]
 
 SLICE_BYTES = 3 << 20
 """Largest activation of a slice, so that a layer finds in the cache much of what the last one wrote.
@@ -36,14 +36,12 @@ class Child:
 
     Attributes:
         ranks: its rank vector.
-        start: where in the forward its first changed layer is called; what that counts is the scorer's business.
         totals: by name, values times samples so far.
         seconds: spent on it so far.
         failure: why it has no score, once that is known.
     """
 
     ranks: RankVector
-    start: int
     totals: dict[str, float] = field(default_factory=dict)
     seconds: float = 0.0
     failure: Score | None = None
@@ -67,8 +65,8 @@ class Child:
         return Score(self.ranks, {name: round(total, 9) / size for name, total in self.totals.items()}, self.seconds)
 
 
-RunChild = Callable[[Child], object]
-"""Runs one slice through a child; the outputs of its network."""
+Passes = Iterator[tuple[Child, object]]
+"""Children as their passes end, each with the outputs of its network, or with the exception that ended it."""
 
 _Look = Callable[[Child, object, int], None]
 """Takes a child, its outputs, and the number of the slice."""
@@ -126,7 +124,7 @@ class SlicedScorer(ABC):
                 child.totals[name] = child.totals.get(name, 0.0) + value * len(part)
 
         size = sum(self.slice_sizes)
-        return [child.score(size) for child in self._visit(parent, self._children(parent, changes), self._slices, look)]
+        return [child.score(size) for child in self._visit(parent, _children(parent, changes), self._slices, look)]
 
     def outputs(self, parent: RankVector, changes: Sequence[Change]) -> list[torch.Tensor | None]:
         """The children's logits on the whole batch, `(N, ...)`; None for a child whose forward raises."""
@@ -135,7 +133,7 @@ class SlicedScorer(ABC):
         def look(child: Child, outputs: object, _position: int) -> None:
             found.setdefault(id(child), []).append(logits(outputs).clone())
 
-        children = self._visit(parent, self._children(parent, changes), self._slices, look)
+        children = self._visit(parent, _children(parent, changes), self._slices, look)
         return [None if child.failure is not None else torch.cat(found[id(child)]) for child in children]
 
     def _score_until_hopeless(
@@ -147,9 +145,9 @@ class SlicedScorer(ABC):
         """
         order = self._orders.of(parent)
         if order is None:
-            self._sum_up(rule, parent, [Child(parent, self._start(parent, {}))], [None], torch.arange(self._size))
+            self._sum_up(rule, parent, [Child(parent)], [None], torch.arange(self._size))
             order = self._orders.of(parent)
-        children = self._children(parent, changes)
+        children = _children(parent, changes)
         self._sum_up(rule, parent, children, bounds, torch.arange(self._size) if order is None else order)
         return [child.score(self._size) for child in children]
 
@@ -189,20 +187,21 @@ class SlicedScorer(ABC):
                 child.totals = tallies[id(child)].totals()
                 self._orders.remember(child.ranks, tallies[id(child)].hardness())
 
-    def _children(self, parent: RankVector, changes: Sequence[Change]) -> list[Child]:
-        return [Child(child_of(parent, change), self._start(parent, change)) for change in changes]
-
     def _visit(self, parent: RankVector, children: list[Child], slices: Iterable[Batch], look: _Look) -> list[Child]:
         """Takes every slice through all children that have not failed; none once all have. Returns the children."""
-        in_order = self._in_order(children)
+        left = children
+        if not left:
+            return children
         with self._mode():
             for position, part in enumerate(slices):
-                run = self._open_slice(parent, part)
-                for child in in_order:
-                    if child.failure is None:
-                        _run_one(child, run, look, position)
-                in_order = [child for child in in_order if child.failure is None]
-                if not in_order:
+                started = time.perf_counter()
+                for child, outputs in self._open_slice(parent, part, left):
+                    _take(child, outputs, look, position)
+                    ended = time.perf_counter()
+                    child.seconds += ended - started
+                    started = ended
+                left = [child for child in left if child.failure is None]
+                if not left:
                     break
         return children
 
@@ -213,8 +212,7 @@ class SlicedScorer(ABC):
         with self._mode():
             self._slices = [self._laid_out(part) for part in batch.split(slice_size)]
             for part in self._slices:
-                outputs = self._open_slice(dense, part)(Child(dense, self._start(dense, {})))
-                found.append(torch.log_softmax(logits(outputs).float(), dim=-1))
+                found.append(torch.log_softmax(logits(self._outputs_of(dense, part)).float(), dim=-1))
         self._all_references = torch.cat(found)
         self._references = list(self._all_references.split(slice_size))
 
@@ -227,26 +225,28 @@ class SlicedScorer(ABC):
         """The slice as the network takes it, in the memory layout that is fast."""
 
     @abstractmethod
-    def _start(self, parent: RankVector, change: Change) -> int:
-        """Where the child's first changed layer is called."""
+    def _open_slice(self, parent: RankVector, part: Batch, children: list[Child]) -> Passes:
+        """Takes one slice through the children, each of which comes once, in the order that serves them best."""
 
-    @abstractmethod
-    def _in_order(self, children: list[Child]) -> list[Child]:
-        """In which order the children of a slice are best run."""
+    def _outputs_of(self, ranks: RankVector, part: Batch) -> object:
+        """Of one network on one slice; what its forward raises is raised."""
+        ((_, outputs),) = self._open_slice(ranks, part, [Child(ranks)])
+        if isinstance(outputs, Exception):
+            raise outputs
+        return outputs
 
-    @abstractmethod
-    def _open_slice(self, parent: RankVector, part: Batch) -> RunChild:
-        """Begins a slice: what runs the parent's children on it, in `_in_order`."""
+
+def _children(parent: RankVector, changes: Sequence[Change]) -> list[Child]:
+    return [Child(child_of(parent, change)) for change in changes]
 
 
-def _run_one(child: Child, run: RunChild, look: _Look, position: int) -> None:
-    started = time.perf_counter()
+def _take(child: Child, outputs: object, look: _Look, position: int) -> None:
     try:
-        look(child, run(child), position)
+        if isinstance(outputs, Exception):
+            raise outputs
+        look(child, outputs, position)
     except Exception as error:  # one bad candidate never ends a run
         child.fail("error", cause(error))
-    finally:
-        child.seconds += time.perf_counter() - started
 
 
 def slice_size_for(samples: int, sample_bytes: int) -> int:

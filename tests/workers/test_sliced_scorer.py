@@ -26,7 +26,7 @@ def test_sizes_by_hand(samples: int, sample_bytes: int, size: int) -> None:
 
 
 def test_hits_are_counted_exactly_whatever_their_shares_round_to() -> None:
-    child = Child((), 0)
+    child = Child(())
     for hits in (4, 2):  # of 49 in each of two slices
         child.totals["accuracy"] = child.totals.get("accuracy", 0.0) + hits / 49 * 49
     assert child.totals["accuracy"] != 6
@@ -34,7 +34,7 @@ def test_hits_are_counted_exactly_whatever_their_shares_round_to() -> None:
 
 
 def test_a_failure_is_the_score() -> None:
-    child = Child((3, None), 0, {"loss": 1.0}, seconds=2.0)
+    child = Child((3, None), {"loss": 1.0}, seconds=2.0)
     child.fail("nan", "why")
     score = child.score(10)
     assert (score.ranks, score.status, score.reason, score.seconds, score.values) == ((3, None), "nan", "why", 2.0, {})
