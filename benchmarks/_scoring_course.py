@@ -253,10 +253,11 @@ def _header(network: Network) -> Any:
     """
     search = network.prepared.config.search
     settings = search.model_dump(exclude_defaults=True) | {"screening": search.model_dump()["screening"]}
+    calls = "candidates stopped early" if search.stops_early else "several parents together"
     header = {
         "search": settings,
         "fingerprints": network.prepared.fingerprints,
-        "calls": "as a pool of one evaluator cuts them, several parents together",
+        "calls": f"as a pool of one evaluator cuts them, {calls}",
     }
     return json.loads(json.dumps(header))
 

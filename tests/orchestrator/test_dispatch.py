@@ -99,7 +99,29 @@ class TestGroups:
         assert work is not None
         assert len(work.candidates) == size
 
-    @given(st.integers(1, 200), st.integers(1, 8))
+    @given(COUNTS, SPEEDS, st.integers(1, 9))
+    def test_hold_children_of_several_parents_where_evaluators_share_what_these_have_in_common(
+        self, counts: list[int], seconds: float | None, evaluators: int
+    ) -> None:
+        """As many as of one parent, so that no call is small because its parent has few children left."""
+        mixed, plain = Dispatch(mix_parents=True), Dispatch()
+        wanted = [one for parent, count in enumerate(counts) for one in children(parent, count)]
+        alike = [Candidate(one.ranks, PARENTS[0], 0, 1) for one in wanted]
+        for dispatch, candidates in ((mixed, wanted), (plain, alike)):
+            speed(dispatch, seconds)
+            dispatch.add(candidates)
+        calls = drained(mixed, evaluators)
+        assert [len(work.candidates) for work in calls] == [len(one.candidates) for one in drained(plain, evaluators)]
+        assert all(work.parent == work.candidates[0].parent for work in calls)
+        assert Counter(one.ranks for work in calls for one in work.candidates) == Counter(one.ranks for one in wanted)
+
+    def test_are_not_cut_for_a_lone_evaluator(self) -> None:
+        dispatch = Dispatch()
+        speed(dispatch, 1e-9)
+        dispatch.add(children(0, 40))
+        assert [len(work.candidates) for work in drained(dispatch, 1)] == [40]
+
+    @given(st.integers(1, 200), st.integers(2, 8))
     def test_leave_two_more_calls_for_every_evaluator(self, count: int, evaluators: int) -> None:
         dispatch = Dispatch()
         speed(dispatch, 1e-9)
@@ -178,10 +200,10 @@ class TestBounds:
         assert len(first.bounds) == len(first.candidates)
 
     def test_are_left_out_where_everybody_is_scored_to_the_end(self) -> None:
-        work = self.dispatch({"is": None}).next(1)
+        work = self.dispatch({"is": None}).next(2)
         assert work is not None
         assert work.bounds == ()
-        assert len(work.candidates) == 30
+        assert len(work.candidates) == 15
 
     @pytest.mark.parametrize(("evaluators", "size"), [(1, SMALLEST_SHARE), (3, 2), (40, 2)])
     def test_that_are_not_known_yet_make_calls_small_and_the_first_parent_the_next(
@@ -221,11 +243,11 @@ class TestLostWork:
         dispatch = Dispatch()
         speed(dispatch, 1e-9)
         dispatch.add(children(0, 20))
-        work = dispatch.next(1)
+        work = dispatch.next(2)
         assert work is not None
-        assert len(work.candidates) == 10
+        assert len(work.candidates) == SMALLEST_SHARE
         assert dispatch.lost(work) == []
-        again = [dispatch.next(1) for _ in range(10)]
+        again = [dispatch.next(1) for _ in work.candidates]
         assert again == [Work(work.parent, (one,), 1) for one in work.candidates]
         assert dispatch.next(1).attempt == 0  # type: ignore[union-attr]
 

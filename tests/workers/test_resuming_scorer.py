@@ -174,6 +174,27 @@ def test_the_parent_s_steps_before_a_cut_run_once_for_all_children() -> None:
     assert calls == [stem, *suffix, *suffix, first, second, head, head]
 
 
+def test_what_children_of_several_parents_have_in_common_runs_once() -> None:
+    case = network(Chain, Chain)
+    scorer = ResumingScorer(*case.arguments, accuracy, slice_size=7)
+    calls: list[int] = []
+    for index, step in enumerate(scorer._graph.steps):
+        if step.slot is not None:
+            run = step.run
+            step.run = lambda env, run=run, index=index: (calls.append(index), run(env))[1]  # type: ignore[misc]
+    stem, first, second, head = scorer._graph.first_call.values()
+    one, other = {1: 1}, {1: 2}  # the parents, and each with two children
+    changes = [{**one, 2: 1}, {**one, 3: 1}, {**other, 2: 1}, {**other, 3: 1}]
+    scores = scorer.score((None,) * 4, changes)
+    family = [first, second, head, second, head]
+    assert calls == [stem, *family, *family]
+    assert_right(case, (None,) * 4, changes, scores)
+
+
+def test_nobody_is_scored_where_nobody_is_asked_for() -> None:
+    assert ResumingScorer(*network(Chain).arguments, accuracy).score((1, 1, 1), []) == []
+
+
 def nan_weights(case: Case, layer: int) -> None:
     """Rank 2 and more of a layer give NaN; rank 1 does not."""
     case.factors[case.layers[layer].name].encoder[1:].fill_(float("nan"))
