@@ -20,9 +20,12 @@ from orchestrator.sweeps.proposals import Proposals
 from orchestrator.sweeps.trials import Trial, budget_text
 from orchestrator.sweeps.work import Row
 
-__all__ = ["Following", "ended_rows"]
+__all__ = ["LOST", "Following", "ended_rows"]
 
 _TABLE_EVERY_S = 10.0
+
+LOST = "lost: "
+"""What the reason begins with where a trial's actor was lost too often: a resumed sweep tries it again."""
 
 
 class Following:
@@ -124,10 +127,10 @@ class Following:
     def lost(self, name: str, reason: str) -> None:
         """A trial's actor was lost more often than allowed: resuming the sweep tries it again."""
         self._no_more(name)
-        row = {**self._rows[name], "status": "failed", "reason": f"lost: {reason}"}
+        row = {**self._rows[name], "status": "failed", "reason": f"{LOST}{reason}"}
         self._rows[name] = row
         self.write()
-        self._observer.say(f"{name}: failed, lost: {reason}")
+        self._observer.say(f"{name}: failed, {LOST}{reason}")
 
     def write(self) -> pd.DataFrame:
         """Brings `trials.parquet` up to date; returns the table."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,10 +11,11 @@ from ray import tune
 
 from orchestrator.progress import Observer
 from orchestrator.ray_cluster import Cluster, connect
+from orchestrator.report.quantities import plural
 from orchestrator.storage import Storage
 from orchestrator.sweeps.directory import SweepDirectory, below
 from orchestrator.sweeps.finding_ranks import find_ranks
-from orchestrator.sweeps.following import Following, ended_rows
+from orchestrator.sweeps.following import LOST, Following, ended_rows
 from orchestrator.sweeps.outcomes import parquet_bytes
 from orchestrator.sweeps.page import sweep_page
 from orchestrator.sweeps.preparing import PreparedSweep, prepare_sweep
@@ -25,6 +27,8 @@ from orchestrator.sweeps.work import Row
 from search_spaces.errors import ConfigError, RunInterruptedError
 
 __all__ = ["begin", "go_on", "run_more"]
+
+_PREPARING = "reading the data; trying every method under every budget, before anything is trained"
 
 
 def begin(raw: Mapping[str, Any], source: str, location: str, observer: Observer) -> pd.DataFrame:
@@ -49,6 +53,7 @@ def begin(raw: Mapping[str, Any], source: str, location: str, observer: Observer
         check_database(probe.local)
     if plan.settings.storage is not None:
         Storage(below(plan.settings.storage, probe.storage.name), "sweep.storage").check_empty()
+    observer.say(_PREPARING)
     prepared = prepare_sweep(plan)
     asked = {"trials": _wanted(plan, prepared), "fingerprints": dict(prepared.material.fingerprints)}
     directory = SweepDirectory.create(location, raw, plan.settings.storage, asked)
@@ -63,7 +68,8 @@ def go_on(location: str, observer: Observer) -> pd.DataFrame:
         RunInterruptedError: Ctrl-C, or SIGTERM.
     """
     directory = SweepDirectory.open(location)
-    return _resume(directory, directory.raw(), observer)
+    finished = _finished(directory)
+    return _resume(directory, directory.raw(), observer) if finished is None else finished
 
 
 def run_more(raw: Mapping[str, Any], source: str, location: str, more: int, observer: Observer) -> pd.DataFrame:
@@ -94,8 +100,21 @@ def run_more(raw: Mapping[str, Any], source: str, location: str, more: int, obse
     return _resume(directory, raw, observer)
 
 
+def _finished(directory: SweepDirectory) -> pd.DataFrame | None:
+    """The table of a sweep in which nothing is left to do."""
+    files = ("sweep.html", "trials.parquet")
+    if not all(directory.storage.exists(name) for name in files):
+        return None
+    table = pd.read_parquet(io.BytesIO(directory.storage.read("trials.parquet")))
+    lost = table["reason"].str.startswith(LOST)
+    done = len(table) >= int(directory.asked()["trials"]) and not (lost | (table["status"] == "unfinished")).any()
+    return table if done else None
+
+
 def _resume(directory: SweepDirectory, raw: Mapping[str, Any], observer: Observer) -> pd.DataFrame:
-    prepared = prepare_sweep(plan_sweep(raw, f"{directory.location}/sweep.yaml"))
+    plan = plan_sweep(raw, f"{directory.location}/sweep.yaml")
+    observer.say(_PREPARING)
+    prepared = prepare_sweep(plan)
     recorded = directory.asked()["fingerprints"]
     for what, key in (("model", "model.checkpoint"), ("data", "data.train")):
         if recorded[what] != prepared.material.fingerprints[what]:
@@ -131,7 +150,7 @@ def _train(directory: SweepDirectory, prepared: PreparedSweep, following: Follow
     plan = prepared.plan
     settings = plan.settings
     with connect(plan.config.cluster) as cluster:
-        _check_room(cluster, settings, directory)
+        room = _room(cluster, settings, directory)
         ranks = find_ranks(prepared.sources, directory, observer)
         terms = TrialTerms(
             str(directory.asked()["trials_at"]),
@@ -141,6 +160,7 @@ def _train(directory: SweepDirectory, prepared: PreparedSweep, following: Follow
             settings.checkpoint_every,
             f"rankray resume {directory.location}",
         )
+        observer.say(f"training up to {plural(room, 'trial')} at once; nodes: {len(cluster.nodes())}")
         actor = tune.with_parameters(TrialActor, stored=prepared.material.store(), terms=terms)
         return run_trials(following, actor, settings)
 
@@ -158,21 +178,25 @@ def _wanted(plan: SweepPlan, prepared: PreparedSweep) -> int:
     return len(prepared.grid) if plan.settings.optuna is None else plan.settings.optuna.trials
 
 
-def _check_room(cluster: Cluster, settings: SweepSettings, directory: SweepDirectory) -> None:
-    """Some node can hold a trial; Tune would wait forever and say nothing.
+def _room(cluster: Cluster, settings: SweepSettings, directory: SweepDirectory) -> int:
+    """How many trials the cluster holds at once. Where it holds none, Tune would wait forever and say nothing.
 
     Raises:
-        ConfigError: none can.
+        ConfigError: none.
     """
     wanted = {"CPU": float(settings.resources.cpus), "GPU": settings.resources.gpus}
     nodes = cluster.nodes()
-    if not any(all(node.total.get(name, 0.0) >= amount for name, amount in wanted.items()) for node in nodes):
+    rooms = [
+        min(int(node.total.get(name, 0.0) / amount) for name, amount in wanted.items() if amount) for node in nodes
+    ]
+    if not any(rooms):
         held = "; ".join(f"{node.total.get('CPU', 0):g} CPUs, {node.total.get('GPU', 0):g} GPUs" for node in nodes)
         raise ConfigError(
             "sweep.resources",
             f"no node holds {wanted['CPU']:g} CPUs and {wanted['GPU']:g} GPUs; there are {held}. Change it in "
             f"{directory.location}/sweep.yaml and resume",
         )
+    return min(sum(rooms), settings.concurrency or sum(rooms))
 
 
 def _fixed(plan: SweepPlan) -> dict[str, Any]:

@@ -89,6 +89,7 @@ def test_a_sweep_of_another_network_is_not_gone_on_with(finished: api.Sweep, tmp
     asked = json.loads((copied / "sweep.json").read_text())
     asked["fingerprints"]["model"] = "another"
     (copied / "sweep.json").write_text(json.dumps(asked))
+    (copied / "trials.parquet").unlink()  # a sweep that is finished is just read
     with pytest.raises(ConfigError, match=r"^model\.checkpoint: the model is not what this sweep began with"):
         api.resume_sweep(copied)
 

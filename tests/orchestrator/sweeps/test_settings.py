@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from orchestrator.sweeps.proposals import grid_of
 from orchestrator.sweeps.settings import SweepPlan, plan_sweep
@@ -98,3 +99,9 @@ def test_a_metric_of_ones_own_is_refused() -> None:
     raw = {**sweep_config(Path("unread.safetensors")), "metric": "workers.batch:mean_loss"}
     with pytest.raises(ConfigError, match=r"^metric: a sweep's trials are judged by accuracy"):
         plan_sweep(raw, "config")
+
+
+def test_the_example_is_right(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RANKRAY_DATA", "unread")
+    example = plan_sweep(yaml.safe_load((project / "examples" / "resnet20_sweep.yaml").read_text()), "example")
+    assert len(grid_of(example)) == len(example.methods) * len(example.budgets) == 15
