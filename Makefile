@@ -17,10 +17,11 @@ help:
 demo: $(VENV)/.installed
 	@$(BIN)/rankray demo
 
-# The lower floors' tests keep to one core each; the others start Ray and processes of their own.
+# The lower floors' tests keep to one core each; the others start Ray and processes of their own. Examples are drawn by
+# a fixed seed, so that a change is judged by itself; `pytest` alone draws new ones.
 test: lint
-	@$(BIN)/python -m pytest -n 2 --dist loadfile tests/search_spaces tests/workers
-	@$(BIN)/python -m pytest tests --ignore=tests/search_spaces --ignore=tests/workers
+	@$(BIN)/python -m pytest --hypothesis-seed=0 -n 2 --dist loadfile tests/search_spaces tests/workers
+	@$(BIN)/python -m pytest --hypothesis-seed=0 tests --ignore=tests/search_spaces --ignore=tests/workers
 
 lint: $(VENV)/.installed-dev
 	@$(BIN)/ruff check --quiet .
