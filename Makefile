@@ -17,11 +17,12 @@ help:
 demo: $(VENV)/.installed
 	@$(BIN)/rankray demo
 
-# The lower floors' tests keep to one core each; the others start Ray and processes of their own. Examples are drawn by
-# a fixed seed, so that a change is judged by itself; `pytest` alone draws new ones.
+# ALONE keep to one core each; the other tests start Ray and processes of their own. Examples are drawn by a fixed seed,
+# so that a change is judged by itself; `pytest` alone draws new ones.
+ALONE := tests/search_spaces tests/workers tests/orchestrator/config tests/orchestrator/searches
 test: lint
-	@$(BIN)/python -m pytest --hypothesis-seed=0 -n 2 --dist loadfile tests/search_spaces tests/workers
-	@$(BIN)/python -m pytest --hypothesis-seed=0 tests --ignore=tests/search_spaces --ignore=tests/workers
+	@$(BIN)/python -m pytest --hypothesis-seed=0 -n 2 --dist loadfile $(ALONE)
+	@$(BIN)/python -m pytest --hypothesis-seed=0 tests $(ALONE:%=--ignore=%)
 
 lint: $(VENV)/.installed-dev
 	@$(BIN)/ruff check --quiet .
