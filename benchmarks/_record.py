@@ -24,17 +24,18 @@ __all__ = ["arguments", "by_turns", "machine", "ratio", "record", "show", "summa
 RESULTS = Path(__file__).parent / "results"
 
 
-def arguments(name: str, description: str) -> argparse.Namespace:
+def arguments(name: str, parser: argparse.ArgumentParser) -> argparse.Namespace:
     """Reads the command line.
 
     Args:
         name: of the benchmark: its results go to `benchmarks/results/<name>.json`.
+        parser: with what is special to the benchmark.
 
     Returns:
         `quick` (a run of seconds that shows that the script works, not what it measures) and `json`, the file to
         write; None for a quick run that was given none, so that it never replaces real results.
     """
-    parser = argparse.ArgumentParser(description=description)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--quick", action="store_true", help="a short form, to see that it works")
     parser.add_argument(
         "--json", type=Path, metavar="PATH", help=f"default: benchmarks/results/{name}.json; none with --quick"

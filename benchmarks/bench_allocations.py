@@ -23,7 +23,6 @@ import argparse
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import _allocation_global
@@ -33,7 +32,7 @@ import torch
 from _allocation_global import GlobalSize
 from _allocation_seconds import SecondsSize
 from _allocation_table import TableSize
-from _record import RESULTS
+from _record import arguments
 from _scoring_results import Results
 
 NAME = "allocations"
@@ -87,21 +86,14 @@ def run(name: str, given: argparse.Namespace, results: Results) -> None:
     part.show(found)
 
 
-def arguments() -> argparse.Namespace:
+def read_arguments() -> argparse.Namespace:
     """The command line; as every benchmark's, and what is special here."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--part", action="append", choices=PARTS, help="this part alone; may be given several times")
     parser.add_argument(
         "--networks", nargs="+", metavar="NAME", help="these alone: resnet20, tv_resnet50, ...; default: the part's"
     )
-    parser.add_argument("--quick", action="store_true", help="a short form, to see that it works")
-    parser.add_argument(
-        "--json", type=Path, metavar="PATH", help=f"default: benchmarks/results/{NAME}.json; none with --quick"
-    )
-    given = parser.parse_args()
-    if given.json is None and not given.quick:
-        given.json = RESULTS / f"{NAME}.json"
-    return given
+    return arguments(NAME, parser)
 
 
 def main(given: argparse.Namespace) -> None:
@@ -113,4 +105,4 @@ def main(given: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    main(arguments())
+    main(read_arguments())

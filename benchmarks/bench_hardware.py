@@ -27,7 +27,6 @@ import argparse
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import _hardware_gpu
@@ -43,7 +42,7 @@ from _hardware_loaded import LoadedSize
 from _hardware_prediction import CASES, PredictionSize
 from _hardware_repeatability import RepeatabilitySize
 from _hardware_resnet18 import Resnet18Size
-from _record import RESULTS
+from _record import arguments
 from _scoring_results import Results
 
 NAME = "hardware"
@@ -145,21 +144,14 @@ def _size(name: str, part: Part, given: argparse.Namespace) -> Any:
     return size
 
 
-def arguments() -> argparse.Namespace:
+def read_arguments() -> argparse.Namespace:
     """The command line; as every benchmark's, and what is special here."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--part", action="append", choices=PARTS, help="this part alone; may be given several times")
-    parser.add_argument("--quick", action="store_true", help="a short form, to see that it works")
-    parser.add_argument(
-        "--json", type=Path, metavar="PATH", help=f"default: benchmarks/results/{NAME}.json; none with --quick"
-    )
     parser.add_argument("--gap-minutes", type=float, metavar="MINUTES", help="repeatability; default: 60")
     parser.add_argument("--cases", nargs="+", choices=CASES, help="prediction: these alone, others are kept")
     parser.add_argument("--throughput", type=float, metavar="RATIO", help="resnet18: over dense; default: 2")
-    given = parser.parse_args()
-    if given.json is None and not given.quick:
-        given.json = RESULTS / f"{NAME}.json"
-    return given
+    return arguments(NAME, parser)
 
 
 def main(given: argparse.Namespace) -> None:
@@ -171,4 +163,4 @@ def main(given: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    main(arguments())
+    main(read_arguments())

@@ -249,4 +249,8 @@ def main(given: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    main(arguments(NAME, "Private memory that each evaluator adds beyond an idle actor."))
+    main(
+        arguments(
+            NAME, argparse.ArgumentParser(description="Private memory that each evaluator adds beyond an idle actor.")
+        )
+    )

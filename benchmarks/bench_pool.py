@@ -328,4 +328,11 @@ def main(given: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    main(arguments(NAME, "Candidates per second with one and two evaluators; the driver's own time per candidate."))
+    main(
+        arguments(
+            NAME,
+            argparse.ArgumentParser(
+                description="Candidates per second with one and two evaluators; the driver's own time per candidate."
+            ),
+        )
+    )

@@ -35,7 +35,7 @@ from typing import Any
 import pandas as pd
 import safetensors.torch
 from _prepared import has_data
-from _record import RESULTS, record, show, summary
+from _record import RESULTS, arguments, record, show, summary
 from rich.console import Console
 
 from orchestrator import api
@@ -182,19 +182,13 @@ def _cell(cell: Mapping[str, Any]) -> str:
     return f"{accuracy['median']:.1f} ({accuracy['lowest']:.1f} to {accuracy['highest']:.1f})"
 
 
-def arguments() -> argparse.Namespace:
+def read_arguments() -> argparse.Namespace:
     """The command line; as every benchmark's, and what is special here."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--networks", nargs="+", metavar="NAME", help="these alone: resnet20, resnet56")
-    parser.add_argument("--quick", action="store_true", help="a short form on digits, to see that it works")
-    parser.add_argument(
-        "--json", type=Path, metavar="PATH", help=f"default: benchmarks/results/{NAME}.json; none with --quick"
-    )
-    given = parser.parse_args()
+    given = arguments(NAME, parser)
     if not given.quick and not has_data():
         parser.error("set RANKRAY_DATA to a folder that holds cifar10/ (see the README), or take --quick")
-    if given.json is None and not given.quick:
-        given.json = RESULTS / f"{NAME}.json"
     return given
 
 
@@ -213,4 +207,4 @@ def main(given: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    main(arguments())
+    main(read_arguments())

@@ -37,7 +37,7 @@ import _scoring_interleaved
 import _scoring_screened
 import torch
 from _prepared import has_data
-from _record import RESULTS
+from _record import arguments
 from _scoring_exact import ExactSize
 from _scoring_growth import GrowthSize
 from _scoring_interleaved import InterleavedSize
@@ -137,15 +137,11 @@ def _screened_size(given: argparse.Namespace) -> ScreenedSize:
     )
 
 
-def arguments() -> argparse.Namespace:
+def read_arguments() -> argparse.Namespace:
     """The command line; as every benchmark's, and what is special here."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__)
     names = ("exact", "floor", "evaluators", "interleaved", "growth", "screened")
     parser.add_argument("--part", action="append", choices=names, help="this part alone; may be given several times")
-    parser.add_argument("--quick", action="store_true", help="a short form, to see that it works")
-    parser.add_argument(
-        "--json", type=Path, metavar="PATH", help=f"default: benchmarks/results/{NAME}.json; none with --quick"
-    )
     parser.add_argument(
         "--courses", type=Path, metavar="DIR", help="recorded searches; default: courses/ beside the JSON file"
     )
@@ -153,10 +149,7 @@ def arguments() -> argparse.Namespace:
     only.add_argument("--depths", type=int, nargs="+", choices=(20, 56), help=_default(default.depths))
     only.add_argument("--targets", type=float, nargs="+", metavar="C_D", help=_default(default.targets))
     only.add_argument("--seeds", type=int, nargs="+", metavar="SEED", help=_default(default.seeds))
-    given = parser.parse_args()
-    if given.json is None and not given.quick:
-        given.json = RESULTS / f"{NAME}.json"
-    return given
+    return arguments(NAME, parser)
 
 
 def _default(values: Sequence[object]) -> str:
@@ -175,4 +168,4 @@ def main(given: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    main(arguments())
+    main(read_arguments())

@@ -24,7 +24,7 @@ from typing import Any
 
 import pandas as pd
 import yaml
-from _record import RESULTS, record, show
+from _record import arguments, record, show
 from _trials_methods import DIGITS, digits_config
 from rich.console import Console
 
@@ -116,18 +116,11 @@ def show_asha(found: Mapping[str, Any]) -> None:
 PARTS = {"killed": (killed, show_killed), "asha": (asha, show_asha)}
 
 
-def arguments() -> argparse.Namespace:
+def read_arguments() -> argparse.Namespace:
     """The command line; as every benchmark's, and what is special here."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--part", nargs="+", choices=list(PARTS), default=list(PARTS), help="these alone")
-    parser.add_argument("--quick", action="store_true", help="a short form, to see that it works")
-    parser.add_argument(
-        "--json", type=Path, metavar="PATH", help=f"default: benchmarks/results/{NAME}.json; none with --quick"
-    )
-    given = parser.parse_args()
-    if given.json is None and not given.quick:
-        given.json = RESULTS / f"{NAME}.json"
-    return given
+    return arguments(NAME, parser)
 
 
 def main(given: argparse.Namespace) -> None:
@@ -168,4 +161,4 @@ def _changed(before: Mapping[str, int], now: Mapping[str, int]) -> int:
 
 
 if __name__ == "__main__":
-    main(arguments())
+    main(read_arguments())

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from _prepared import has_data
-from _record import RESULTS, record
+from _record import RESULTS, arguments, record
 from _trials_budgets import meet_budgets, show_budgets
 from _trials_methods import DIGITS, METHODS, cifar_config, digits_config
 from _trials_penalty import measure_penalty, show_penalty
@@ -68,26 +68,20 @@ def measured(
     return meet_budgets(config, material, given.methods or GIVEN_BUDGETS, 3 if given.quick else 20, sgd)
 
 
-def arguments() -> argparse.Namespace:
+def read_arguments() -> argparse.Namespace:
     """The command line; as every benchmark's, and what is special here."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--part", nargs="+", choices=list(SHOWN), default=list(SHOWN), help="these alone")
     parser.add_argument("--methods", nargs="+", choices=list(METHODS), help="these alone")
     parser.add_argument("--budgets", nargs="+", type=float, default=[0.5, 0.6, 0.72], help="C(r) in MACs")
     parser.add_argument("--epochs", type=int, default=3, help="of every method, selection included (2 or more)")
-    parser.add_argument("--quick", action="store_true", help="a short form on digits, to see that it works")
-    parser.add_argument(
-        "--json", type=Path, metavar="PATH", help=f"default: benchmarks/results/{NAME}.json; none with --quick"
-    )
-    given = parser.parse_args()
+    given = arguments(NAME, parser)
     if given.epochs < 2:
         parser.error("--epochs: some methods need one to select and one to fine-tune")
     if not given.quick and not has_data():
         parser.error("set RANKRAY_DATA to a folder that holds cifar10/ (see the README), or take --quick")
     if given.quick:
         given.methods, given.budgets, given.epochs = given.methods or ["uniform", "less"], given.budgets[:1], 2
-    if given.json is None and not given.quick:
-        given.json = RESULTS / f"{NAME}.json"
     return given
 
 
@@ -124,4 +118,4 @@ def _merged(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any]
 
 
 if __name__ == "__main__":
-    main(arguments())
+    main(read_arguments())

@@ -170,10 +170,7 @@ def compare(
         ConfigError: before anything starts, naming what is wrong.
         RunInterruptedError: Ctrl-C; `resume_comparison` goes on.
     """
-    if isinstance(config, Mapping):
-        raw, source, name = dict(config), "config", "compare"
-    else:
-        raw, source, name = read_mapping(Path(config), overrides), str(config), Path(config).stem
+    raw, source, name = _raw(config, overrides, "compare")
     location = str(run_dir) if run_dir is not None else new_run_location(name)
     completed = complete(raw, source)
     planned = planned_runs(completed)
@@ -190,7 +187,7 @@ def resume_comparison(run_dir: Location, observer: Observer | None = None) -> Co
         ConfigError: it is no comparison, or its model or data are not what they were.
     """
     directory = ComparisonDirectory.open(str(run_dir))
-    planned = planned_runs(directory.completed())
+    planned = planned_runs(directory.raw())
     prepared = prepare_waiting(directory, planned)
     return Comparison(directory.location, run_comparison(directory, planned, prepared, observer or Silent()))
 
@@ -218,10 +215,7 @@ def sweep(
         ConfigError: before anything starts, naming what is wrong.
         RunInterruptedError: Ctrl-C; `resume_sweep` goes on.
     """
-    if isinstance(config, Mapping):
-        raw, source, name = dict(config), "config", "sweep"
-    else:
-        raw, source, name = read_mapping(Path(config), overrides), str(config), Path(config).stem
+    raw, source, name = _raw(config, overrides, "sweep")
     watching = observer or Silent()
     if more is not None:
         if run_dir is None:
@@ -338,6 +332,13 @@ def new_run_location(name: str) -> str:
     taken = [path.name for path in Path("runs").glob("*")] if Path("runs").is_dir() else []
     free = next(n for n in range(len(taken) + 1) if _numbered(name, stamp, n) not in taken)
     return str(Path("runs") / _numbered(name, stamp, free))
+
+
+def _raw(config: Mapping[str, Any] | Location, overrides: Sequence[str], name: str) -> tuple[dict[str, Any], str, str]:
+    """A config unchecked, what to call it in messages, and what to call its run: `name`, or as its file."""
+    if isinstance(config, Mapping):
+        return dict(config), "config", name
+    return read_mapping(Path(config), overrides), str(config), Path(config).stem
 
 
 def _checked(config: Config | Mapping[str, Any] | Location, overrides: Sequence[str]) -> tuple[Config, str]:

@@ -132,17 +132,17 @@ def sweep(
 def resume(run: RunPath) -> None:
     """Go on where a run, a comparison or a sweep was stopped; the result is what it would have been."""
     from orchestrator import api
-    from orchestrator.comparison.directory import is_comparison
+    from orchestrator.comparison.directory import ComparisonDirectory
     from orchestrator.progress import show_progress
-    from orchestrator.sweeps.directory import is_sweep
+    from orchestrator.sweeps.directory import SweepDirectory
 
     console = Console()
-    if is_sweep(run):
+    if SweepDirectory.lies_at(run):
         with show_progress(console) as observer:
             sweep = api.resume_sweep(run, observer)
         _show_sweep(sweep, console)
         return
-    if is_comparison(run):
+    if ComparisonDirectory.lies_at(run):
         with show_progress(console) as observer:
             comparison = api.resume_comparison(run, observer)
         _show_comparison(comparison, console)

@@ -12,7 +12,7 @@ from pyarrow import fs
 
 from search_spaces.errors import ConfigError, RunStoppedError
 
-__all__ = ["Storage"]
+__all__ = ["Storage", "below"]
 
 
 class Storage:
@@ -214,3 +214,9 @@ def _reason(error: Exception) -> str:
     if number == errno.ENOSPC:
         return "no space left on the device"
     return os.strerror(number) if number else " ".join(str(error).split()) or type(error).__name__
+
+
+def below(location: str, name: str) -> str:
+    """Path or URI of something in a folder; a URI keeps its options."""
+    place, mark, options = location.partition("?") if "://" in location else (location, "", "")
+    return f"{place.rstrip('/')}/{name}{mark}{options}"

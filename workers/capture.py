@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -12,8 +10,13 @@ from torch import nn
 
 from search_spaces.survey import without_fused_attention
 from workers.batch import Inputs, run_model
+from workers.quiet_log import quiet_log
 
 __all__ = ["call_arguments", "capture", "tensors_of"]
+
+
+_LOG = "torch.fx.experimental.symbolic_shapes"
+"""Says the graph of a network that torch cannot capture; the error says why in one line."""
 
 
 class _Arguments:
@@ -56,17 +59,5 @@ def capture(network: nn.Module, example: Inputs, *, any_batch: bool = True) -> t
         for tensor in tensors_of(example):
             shapes[tensor] = {0: batch}
     # The fused path of torch's encoder is one opaque operator, which other runtimes do not know.
-    with without_fused_attention(), _quiet(), torch.no_grad():
+    with without_fused_attention(), quiet_log(_LOG), torch.no_grad():
         return torch.export.export(network, arguments, named, dynamic_shapes=shapes if any_batch else None)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keeps torch from logging the graph of a network that it cannot capture: the error says it in one line."""
-    logger = logging.getLogger("torch.fx.experimental.symbolic_shapes")
-    before = logger.level
-    logger.setLevel(logging.CRITICAL)
-    try:
-        yield
-    finally:
-        logger.setLevel(before)

@@ -3,39 +3,29 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from orchestrator.config.loading import parse_mapping
-from orchestrator.run_directory import RunDirectory
-from orchestrator.storage import Storage
+from orchestrator.config_directory import ConfigDirectory
+from orchestrator.storage import Storage, below
 from orchestrator.sweeps.trials import Trial
 from search_spaces.errors import ConfigError
 
-__all__ = ["SweepDirectory", "below", "is_sweep"]
+__all__ = ["SweepDirectory"]
 
-_CONFIG, _PROGRESS, _TRIALS = "sweep.yaml", "sweep.json", "proposed"
+_PROGRESS, _TRIALS = "sweep.json", "proposed"
 
 
-class SweepDirectory:
+class SweepDirectory(ConfigDirectory):
     """Reads and writes a sweep's files.
 
     `sweep.yaml` is its config and `sweep.json` what it was asked beside it; `proposed/` has a file per trial;
     `trials.parquet` and `sweep.html` are what came out; `study.db` is Optuna's study, `tensorboard/` has the curves,
     and `ranks/` the searches that rank vectors come from. Trials write to `trials/`, or to the config's own storage.
-
-    Args:
-        location: a local path or a `pyarrow.fs` URI.
-        key: what to call it in messages.
     """
 
-    def __init__(self, location: str, key: str = "--run-dir") -> None:
-        self.storage = Storage(location, key)
-        self.location = location
+    kind, command, config_name = "sweep", "sweep", "sweep.yaml"
 
     @classmethod
     def create(
@@ -53,33 +43,12 @@ class SweepDirectory:
         """
         directory = cls(location)
         directory.storage.create()
-        place = below(location, "trials") if trials_at is None else below(trials_at, directory.storage.name)
+        place = _absolute(below(location, "trials") if trials_at is None else below(trials_at, directory.storage.name))
         if trials_at is not None:
             Storage(place, "sweep.storage").create()
         directory.write_asked({**asked, "trials_at": place})
         directory.write_raw(raw)  # last: it makes the folder a sweep
         return directory
-
-    @classmethod
-    def open(cls, location: str, key: str = "run") -> SweepDirectory:
-        """An existing one.
-
-        Raises:
-            ConfigError: there is none at this place.
-        """
-        directory = cls(location, key)
-        if not directory.storage.exists(_CONFIG):
-            raise ConfigError(key, f"{location} is no sweep: it has no {_CONFIG}; `rankray sweep` writes one")
-        return directory
-
-    def raw(self) -> dict[str, Any]:
-        """The config that it was started with."""
-        return parse_mapping(self.storage.read(_CONFIG), f"{self.location}/{_CONFIG}")
-
-    def write_raw(self, raw: Mapping[str, Any]) -> None:
-        """Writes `sweep.yaml`."""
-        plain = json.loads(json.dumps(raw, default=str))  # from Python a config may hold paths and tuples
-        self.storage.write(_CONFIG, yaml.safe_dump(plain, sort_keys=False, allow_unicode=True).encode())
 
     def asked(self) -> dict[str, Any]:
         """`sweep.json`."""
@@ -129,16 +98,6 @@ class SweepDirectory:
         history: Sequence[Mapping[str, Any]] = self._load(place, name)["history"] if place.exists(name) else []
         return history
 
-    @contextmanager
-    def locked(self) -> Iterator[None]:
-        """Keeps a second process from working on the same local sweep.
-
-        Raises:
-            RunStoppedError: one does already.
-        """
-        with RunDirectory(self.location).locked():
-            yield
-
     @staticmethod
     def _load(storage: Storage, name: str) -> dict[str, Any]:
         try:
@@ -148,19 +107,9 @@ class SweepDirectory:
         return loaded
 
 
-def is_sweep(location: str) -> bool:
-    """Whether a sweep lies at this place.
-
-    Raises:
-        ConfigError: the place cannot be reached.
-    """
-    return Storage(location, "run").exists(_CONFIG)
-
-
-def below(location: str, name: str) -> str:
-    """Path or URI of something in a folder; a URI keeps its options."""
-    place, mark, options = location.partition("?") if "://" in location else (str(Path(location).absolute()), "", "")
-    return f"{place.rstrip('/')}/{name}{mark}{options}"
+def _absolute(location: str) -> str:
+    """The same place for every process on this machine, wherever it was started."""
+    return location if "://" in location else str(Path(location).absolute())
 
 
 def _json(value: Mapping[str, Any]) -> bytes:

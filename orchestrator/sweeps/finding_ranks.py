@@ -11,8 +11,8 @@ from orchestrator.run_directory import RunDirectory
 from orchestrator.search_run import run_search
 from orchestrator.searches.limits import Bound
 from orchestrator.searches.registry import search_methods
-from orchestrator.storage import Storage
-from orchestrator.sweeps.directory import SweepDirectory, below
+from orchestrator.storage import Storage, below
+from orchestrator.sweeps.directory import SweepDirectory
 from orchestrator.sweeps.rank_source import RankSource, RankVectors
 from orchestrator.sweeps.settings import SweepPlan
 from orchestrator.sweeps.trials import budget_text

@@ -12,8 +12,8 @@ from ray import tune
 from orchestrator.progress import Observer
 from orchestrator.ray_cluster import Cluster, connect
 from orchestrator.report.quantities import plural
-from orchestrator.storage import Storage
-from orchestrator.sweeps.directory import SweepDirectory, below
+from orchestrator.storage import Storage, below
+from orchestrator.sweeps.directory import SweepDirectory
 from orchestrator.sweeps.finding_ranks import find_ranks
 from orchestrator.sweeps.following import LOST, Following, ended_rows
 from orchestrator.sweeps.outcomes import parquet_bytes

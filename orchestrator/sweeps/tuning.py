@@ -8,7 +8,6 @@ unpickles its state. Every `fit()` here is a new one over the trials that are le
 from __future__ import annotations
 
 import json
-import logging
 import os
 import signal
 import tempfile
@@ -24,6 +23,7 @@ from ray.tune.search import Searcher
 from orchestrator.sweeps.following import Following
 from orchestrator.sweeps.settings import SweepSettings
 from orchestrator.sweeps.trials import Trial
+from workers.quiet_log import quiet_log
 
 __all__ = ["run_trials"]
 
@@ -46,7 +46,13 @@ def run_trials(following: Following, actor: Any, settings: SweepSettings) -> boo
     """
     interrupt = _Interrupt(following.stopping)
     resources = {"cpu": settings.resources.cpus, "gpu": settings.resources.gpus}
-    with tempfile.TemporaryDirectory(prefix="rankray-tune-") as folder, _environment(_TUNE_SETTINGS), _quiet_tune():
+    with (
+        tempfile.TemporaryDirectory(prefix="rankray-tune-") as folder,
+        _environment(_TUNE_SETTINGS),
+        quiet_log(
+            "ray.tune"
+        ),  # pages on every lost trial and on results that it was not to keep; `Following` says it all
+    ):
         tuner = tune.Tuner(
             tune.with_resources(actor, resources),
             tune_config=tune.TuneConfig(
@@ -199,18 +205,6 @@ def _epoch(result: Mapping[str, Any]) -> dict[str, Any]:
 def _last_line(error: object) -> str:
     lines = str(error or "its actor died").strip().splitlines()
     return lines[-1].strip()
-
-
-@contextmanager
-def _quiet_tune() -> Iterator[None]:
-    """Tune's own log has pages on every lost trial and on results that it was not to keep; `Following` says it all."""
-    logger = logging.getLogger("ray.tune")
-    before = logger.level
-    logger.setLevel(logging.CRITICAL)
-    try:
-        yield
-    finally:
-        logger.setLevel(before)
 
 
 @contextmanager

@@ -160,14 +160,20 @@ def test_the_slices_bound_memory_for_any_batch() -> None:
     assert scorer.slice_sizes == [8, 8, 8, 8, 1]
 
 
-def test_the_parent_s_steps_before_a_cut_run_once_for_all_children() -> None:
-    case = network(Chain, Chain)
-    scorer = ResumingScorer(*case.arguments, accuracy, slice_size=7)
+def calls_of_layers(scorer: ResumingScorer) -> list[int]:
+    """Fills up with the index of every step that calls a layer, as they run."""
     calls: list[int] = []
     for index, step in enumerate(scorer._graph.steps):
         if step.slot is not None:
             run = step.run
             step.run = lambda env, run=run, index=index: (calls.append(index), run(env))[1]  # type: ignore[misc]
+    return calls
+
+
+def test_the_parent_s_steps_before_a_cut_run_once_for_all_children() -> None:
+    case = network(Chain, Chain)
+    scorer = ResumingScorer(*case.arguments, accuracy, slice_size=7)
+    calls = calls_of_layers(scorer)
     stem, first, second, head = scorer._graph.first_call.values()
     scorer.score((None,) * 4, [{3: 1}, {1: 1}, {1: 2}, {}])
     suffix = [first, second, head]
@@ -177,11 +183,7 @@ def test_the_parent_s_steps_before_a_cut_run_once_for_all_children() -> None:
 def test_what_children_of_several_parents_have_in_common_runs_once() -> None:
     case = network(Chain, Chain)
     scorer = ResumingScorer(*case.arguments, accuracy, slice_size=7)
-    calls: list[int] = []
-    for index, step in enumerate(scorer._graph.steps):
-        if step.slot is not None:
-            run = step.run
-            step.run = lambda env, run=run, index=index: (calls.append(index), run(env))[1]  # type: ignore[misc]
+    calls = calls_of_layers(scorer)
     stem, first, second, head = scorer._graph.first_call.values()
     one, other = {1: 1}, {1: 2}  # the parents, and each with two children
     changes = [{**one, 2: 1}, {**one, 3: 1}, {**other, 2: 1}, {**other, 3: 1}]
