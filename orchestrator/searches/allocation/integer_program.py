@@ -124,9 +124,10 @@ class _Program:
         self._starts = np.cumsum([0, *(len(kept) for kept in self._kept)])
         lowest = [float(loss.min()) for loss in losses]
         over = np.concatenate([loss[kept] - low for loss, kept, low in zip(losses, self._kept, lowest, strict=True)])
-        self._scale = _SPAN / (float(over.max()) or 1.0)
+        # Divided before it is multiplied: _SPAN over a subnormal loss would be infinite.
+        self._largest = float(over.max()) or 1.0
         self._offset = sum(lowest)
-        self._objective = over * self._scale
+        self._objective = over / self._largest * _SPAN
         units = [dense_total(options, cost) or 1.0 for cost in capacities]
         self._rows: list[Any] = [
             np.concatenate([layer.costs[cost][kept] for layer, kept in zip(options, self._kept, strict=True)]) / unit
@@ -166,5 +167,5 @@ class _Program:
         choice = tuple(int(kept[pick]) for kept, pick in zip(self._kept, picked, strict=True))
         loss = sum(float(values[index]) for values, index in zip(self._losses, choice, strict=True))
         dual = result.mip_dual_bound
-        bound = None if dual is None or not np.isfinite(dual) else float(dual) / self._scale + self._offset
+        bound = None if dual is None or not np.isfinite(dual) else float(dual) / _SPAN * self._largest + self._offset
         return Solution(choice, "optimal" if result.status == 0 else "stopped", loss, bound)

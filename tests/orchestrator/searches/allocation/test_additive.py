@@ -88,6 +88,15 @@ def test_runners_up_differ_in_as_many_layers_as_asked(problem):
         assert sum(errors_of(options, found[1])) == pytest.approx(min(apart), rel=1e-9, abs=1e-9)
 
 
+@pytest.mark.parametrize("smallest", [5e-324, 1e-300, 1e300])
+def test_errors_at_the_ends_of_what_a_float_holds(smallest):
+    options = [layer("a", [smallest], parameters=[1, 6]), layer("b", [], parameters=[6])]
+    assert additive(options, {"parameters": 11.0}, effort=EXACT).ranks == (1, None)
+    assert additive(options, {"parameters": 12.0}, effort=EXACT).ranks == (None, None)
+    found = near_optimal(options, {"parameters": 12.0}, 2, effort=EXACT)
+    assert [one.ranks for one in found] == [(None, None), (1, None)]
+
+
 def test_options_without_a_finite_loss_are_left_out():
     options = [layer("a", [0.5, 0.4], parameters=[2, 3, 9])]
     assert additive(options, {"parameters": 5.0}, [np.array([math.nan, 0.7, 0.0])]).ranks == (2,)
