@@ -9,13 +9,15 @@ uniform      channel SVD at one common ratio
 alds         channel SVD at the smallest possible maximum error
 sliced       the same over sliced layers: ALDS
 fitted       the last stage of every cascade refitted to the dense layer's outputs on unlabelled images
+corrected    together with a bias that keeps every layer's mean output
 around       a beam around that allocation: ranks move down and up
-batch_norm   batch norms' statistics taken again as well
-activation   `fitted` with encoders that go by the inputs' second moments; beside the line, not in it
-corrected    `fitted` together with a bias that keeps every layer's mean output; beside the line too
+both         that, with batch norms' statistics taken again, in the network as while candidates are scored
+
+Beside this line stand `activation`, which is `fitted` with encoders that go by the inputs' second moments, and
+`batch_norm`, which is `corrected` with batch norms' statistics taken again.
 
 Runs that are finished are kept below benchmarks/results/quality/ and not repeated. The JSON file has `results` by
-network: `dense`, `asked`, and by search and C(r) `accuracy` (median, lowest, highest over the seeds), `compression`
+network: `dense`, `asked`, and by search and C(r) `accuracy` (median, lowest, highest over the `seeds`), `compression`
 (the least that a run really reached), `seconds` (median) and `candidates`.
 """
 
@@ -46,20 +48,39 @@ NAME = "quality"
 
 _SLICED = {"scheme": "sliced_svd"}
 _FITTED = {**_SLICED, "last_stage": "fitted"}
+_CORRECTED = {**_FITTED, "bias": "corrected"}
+_AROUND = {"method": "beam_around", **_CORRECTED, "objective": "kl"}
 
 SEARCHES: Mapping[str, dict[str, Any]] = {
     "uniform": {"method": "uniform", "scheme": "channel_svd"},
     "alds": {"method": "alds", "scheme": "channel_svd"},
     "sliced": {"method": "alds", **_SLICED},
     "fitted": {"method": "alds", **_FITTED},
-    "around": {"method": "beam_around", **_FITTED, "objective": "kl"},
-    "batch_norm": {"method": "beam_around", **_FITTED, "objective": "kl", "batch_norm": "reestimated"},
+    "corrected": {"method": "alds", **_CORRECTED},
+    "around": _AROUND,
+    "both": {**_AROUND, "batch_norm": "reestimated"},
     "activation": {"method": "alds", **_FITTED, "norm": "activation"},
-    "corrected": {"method": "alds", **_FITTED, "bias": "corrected"},
+    "batch_norm": {"method": "alds", **_CORRECTED, "batch_norm": "reestimated"},
 }
 """By name, what differs from the common `search` block; each adds one part to the one before, two stand apart."""
 
-CHEAP = ("uniform", "alds", "sliced", "fitted")
+ALLOCATIONS = ("uniform", "alds", "sliced", "fitted", "corrected", "activation", "batch_norm")
+"""Those that score a few candidates only."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """Searches by name, each run at every C(r) with every seed."""
+
+    searches: Sequence[str]
+    budgets: Sequence[float]
+    seeds: Sequence[int]
+
+    @property
+    def compare(self) -> dict[str, Any]:
+        """A config's `compare` block."""
+        searches = {name: SEARCHES[name] for name in self.searches}
+        return {"budgets": list(self.budgets), "seeds": list(self.seeds), "searches": searches}
 
 
 @dataclass(frozen=True)
@@ -69,24 +90,17 @@ class Network:
     Attributes:
         config: without `compare`.
         asked: C(r) in parameters, and the test accuracy in per cent that is aimed at.
-        searches: names of `SEARCHES`.
-        seeds: of validation batch, calibration batch and search.
+        parts: which searches, with what seeds (of validation batch, calibration batch and search), at what C(r).
     """
 
     config: Mapping[str, Any]
     asked: Mapping[float, float | None]
-    searches: Sequence[str]
-    seeds: Sequence[int]
+    parts: Sequence[Part]
 
     @property
-    def comparison(self) -> dict[str, Any]:
-        """The config that `rankray compare` takes."""
-        compare = {
-            "budgets": list(self.asked),
-            "seeds": list(self.seeds),
-            "searches": {name: SEARCHES[name] for name in self.searches},
-        }
-        return {**self.config, "compare": compare}
+    def comparisons(self) -> list[dict[str, Any]]:
+        """The configs that `rankray compare` takes."""
+        return [{**self.config, "compare": part.compare} for part in self.parts]
 
 
 def cifar_config(depth: int) -> dict[str, Any]:
@@ -119,16 +133,29 @@ def networks(folder: Path, quick: bool) -> dict[str, Network]:
         config = demo_config(checkpoint)
         config["data"]["calibration_size"] = 512
         search = {"method": "alds", "scheme": "sliced_svd", "budget": {"parameters": 0.5}, "objective": "accuracy"}
-        return {"digits": Network({**config, "search": search}, {0.5: None, 0.7: None}, CHEAP, (0, 1))}
+        part = Part(("uniform", "alds", "sliced", "fitted", "corrected"), (0.5, 0.7), (0, 1))
+        return {"digits": Network({**config, "search": search}, {0.5: None, 0.7: None}, [part])}
+    seeds = (0, 1, 2)
+    asked_20, asked_56 = {0.5: 89.0, 0.6: 85.0, 0.7: 75.0}, {0.5: 90.0, 0.6: 89.0, 0.7: 84.0, 0.8: 65.0}
+    # Normalised by their own statistics candidates are scored whole, ten times as long: where nothing less will do.
+    parts_20 = [Part(ALLOCATIONS, list(asked_20), seeds), Part(("around",), list(asked_20), seeds)]
+    parts_56 = [
+        Part(("around",), (0.5, 0.6, 0.7), seeds),
+        Part(("both",), (0.8,), seeds),
+        Part(ALLOCATIONS, list(asked_56), seeds),
+    ]
     return {
-        "resnet20": Network(cifar_config(20), {0.5: 89.0, 0.6: 85.0, 0.7: 75.0}, tuple(SEARCHES), (0, 1, 2)),
-        "resnet56": Network(cifar_config(56), {0.5: 90.0, 0.6: 89.0, 0.7: 84.0, 0.8: 65.0}, tuple(SEARCHES), (0, 1, 2)),
+        "resnet20": Network(cifar_config(20), asked_20, parts_20),
+        "resnet56": Network(cifar_config(56), asked_56, parts_56),
     }
 
 
 def compared(network: Network, folder: Path) -> pd.DataFrame:
-    """Runs the comparison, goes on with one that was stopped, or reads one that is finished."""
-    raw = network.comparison
+    """Runs the comparisons, goes on with those that were stopped, and reads those that are finished."""
+    return pd.concat([_compared(raw, folder) for raw in network.comparisons], ignore_index=True)
+
+
+def _compared(raw: Mapping[str, Any], folder: Path) -> pd.DataFrame:
     digest = hashlib.blake2b(json.dumps(raw, sort_keys=True).encode(), digest_size=4).hexdigest()
     location = folder / digest
     with show_progress(Console(stderr=True)) as observer:
@@ -138,7 +165,7 @@ def compared(network: Network, folder: Path) -> pd.DataFrame:
 
 
 def judged(network: Network, table: pd.DataFrame) -> dict[str, Any]:
-    """What the comparison came to, over its seeds.
+    """What the comparisons came to, over their seeds.
 
     Raises:
         RuntimeError: a run has no result.
@@ -147,10 +174,11 @@ def judged(network: Network, table: pd.DataFrame) -> dict[str, Any]:
     if len(unfinished):
         first = unfinished.iloc[0]
         raise RuntimeError(f"{first['search']} at {first['budget']}: {first['status']}: {first['reason']}")
-    found: dict[str, Any] = {name: {} for name in network.searches}
+    found: dict[str, Any] = {name: {} for name in SEARCHES if name in set(table["search"])}
     for (name, target), runs in table.groupby(["search", "budget_value"], sort=False):
         found[str(name)][f"{target:g}"] = {
             "accuracy": summary(list(runs["test_accuracy"])),
+            "seeds": len(runs),
             "compression": float(runs["compression_parameters"].min()),
             "seconds": statistics.median(runs["seconds"]),
             "candidates": statistics.median(runs["evaluations"]),
@@ -164,8 +192,8 @@ def show_found(name: str, found: Mapping[str, Any]) -> None:
     targets = list(found["asked"])
     rows = [["asked", *(_percent(found["asked"][target]) for target in targets), ""]]
     for search, cells in found["searches"].items():
-        texts = [_cell(cells[target]) for target in targets]
-        rows.append([search, *texts, f"{sum(cells[target]['seconds'] for target in targets) / len(targets):.0f}"])
+        texts = [_cell(cells[target]) if target in cells else "" for target in targets]
+        rows.append([search, *texts, f"{statistics.mean(cell['seconds'] for cell in cells.values()):.0f}"])
     show(
         f"{name}: test accuracy in %, dense {100 * found['dense']:.1f}; nothing trained",
         ["", *(f"C = {target}" for target in targets), "seconds"],
@@ -202,7 +230,7 @@ def main(given: argparse.Namespace) -> None:
         for name in given.networks or wanted:
             results[name] = judged(wanted[name], compared(wanted[name], folder / name))
             show_found(name, results[name])
-    settings = {name: {"seeds": list(one.seeds), "searches": list(one.searches)} for name, one in wanted.items()}
+    settings = {name: [part.compare for part in one.parts] for name, one in wanted.items()}
     record(NAME, given, settings, results, started)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -12,6 +12,7 @@ from torch import nn
 
 from orchestrator.config.schema import Config
 from orchestrator.hardware.devices import device_named, devices_of
+from orchestrator.judging import DenseOnTest
 from orchestrator.searches.contract import Problem
 from search_spaces.budgets import Budget, Limit
 from search_spaces.costs import COST_NAMES, rank_space
@@ -54,6 +55,7 @@ class Prepared:
         test: the test data, or None.
         fingerprints: of the model's weights and of the validation batch: a resumed run must find the same.
         calibration: the unlabelled batch that layers are fitted on, where the search needs one.
+        dense_on_test: shared by all that share model and test data.
     """
 
     config: Config
@@ -65,6 +67,7 @@ class Prepared:
     test: PreparedDataset | None
     fingerprints: dict[str, str]
     calibration: Batch | None = None
+    dense_on_test: DenseOnTest = field(default_factory=DenseOnTest, compare=False)
 
     def subject(self, factors: Mapping[str, Factors]) -> Subject:
         """What is scored, in this process.

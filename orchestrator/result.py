@@ -10,20 +10,14 @@ from typing import Any
 import safetensors.torch
 from torch import nn
 
+from orchestrator.judging import network_scores
 from orchestrator.preparation import Prepared
 from orchestrator.searches.contract import Answer
 from search_spaces.assembly import assemble
 from search_spaces.schemes.contract import Factors
-from workers.batch import Batch
 from workers.batch_norms import reestimate
-from workers.import_path import import_object
-from workers.scorer import Metric, judge_in_slices
-from workers.splits import batches
 
 __all__ = ["Effort", "build_result", "compressed_network", "safetensors_bytes"]
-
-TEST_SLICE = 256
-"""Samples per forward pass on the test data where the config gives no slice size."""
 
 
 @dataclass(frozen=True)
@@ -110,25 +104,12 @@ def build_result(
             }
             for name in space.costs
         },
-        "scores": {"dense": _scores(prepared, prepared.model), "compressed": _scores(prepared, network)},
+        "scores": {
+            "dense": network_scores(prepared, prepared.model),
+            "compressed": network_scores(prepared, network),
+        },
         "metric": prepared.config.metric,
         **asdict(effort),
         **({} if latency is None else {"latency": dict(latency)}),
         "provenance": dict(origin),
     }
-
-
-def _scores(prepared: Prepared, network: nn.Module) -> dict[str, dict[str, float] | None]:
-    """Accuracy and loss on the validation batch and, where there is one, on the test data."""
-    metric: Metric = import_object(prepared.config.metric, "metric")
-    slice_size = prepared.config.data.slice_size
-
-    def judged(parts: Any) -> dict[str, float] | None:
-        values = judge_in_slices(network, parts, metric)
-        return None if values is None else {name: values[name] for name in ("accuracy", "loss")}
-
-    validation: Batch = prepared.validation
-    scores = {"validation": judged(validation.split(slice_size or len(validation)))}
-    if prepared.test is not None:
-        scores["test"] = judged(batches(prepared.test, slice_size or TEST_SLICE))
-    return scores

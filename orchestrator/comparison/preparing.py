@@ -55,4 +55,4 @@ def _sharing(prepared: Prepared, first: Prepared) -> Prepared:
     """With the first run's network and test data in place of equal ones."""
     if prepared.fingerprints["model"] != first.fingerprints["model"]:
         return prepared
-    return replace(prepared, model=first.model, test=first.test)
+    return replace(prepared, model=first.model, test=first.test, dense_on_test=first.dense_on_test)

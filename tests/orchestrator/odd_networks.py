@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import torch
 from torch import nn
+from torch.utils.data import Dataset
+
+from workers.digits import digits
 
 
 class FailsWhenCompressed(nn.Module):
@@ -35,3 +38,29 @@ class WritesToItself(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         self.scale.data[0, 0, 0] += 1e-6
         return self.layers(x) * self.scale[0, 0, 0]
+
+
+class ViewsItsImages(nn.Module):
+    """Its forward takes images of three channels as rows by `view`, which their memory layout may forbid."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.layers = nn.Sequential(nn.Linear(192, 32), nn.ReLU(), nn.Linear(32, 10))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.layers(x.view(len(x), -1))
+
+
+class Coloured(Dataset[tuple[torch.Tensor, int]]):
+    """The digits as images of three channels, each of another brightness."""
+
+    def __init__(self, split: str) -> None:
+        self._digits = digits(split)
+
+    def __len__(self) -> int:
+        return len(self._digits)
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
+        image, label = self._digits[index]
+        return image * torch.tensor([1.0, 0.5, 0.25]).view(3, 1, 1), label
