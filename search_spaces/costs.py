@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from operator import itemgetter, lt
 
 from search_spaces.layers import Layer, Stage
 from search_spaces.rank_space import Cost, LayerRanks, Rank, RankSpace
@@ -44,11 +45,12 @@ class ShapeCost:
 
     def of(self, layer: int, rank: Rank | None) -> int:
         """Cost of the layer with this index at one rank; `None` is dense."""
-        if (layer, rank) not in self._known:
+        known = self._known.get((layer, rank))
+        if known is None:
             shape, scheme = self._layers[layer], self._schemes[layer]
             stages = (shape.dense,) if rank is None else scheme.stages(shape, rank)
-            self._known[layer, rank] = self._measure(shape, stages)
-        return self._known[layer, rank]
+            known = self._known[layer, rank] = self._measure(shape, stages)
+        return known
 
 
 def rank_space(found: Survey, schemes: Sequence[Scheme], *, binding: Sequence[str] = ("parameters",)) -> RankSpace:
@@ -72,8 +74,10 @@ def _layer_ranks(name: str, index: int, ranks: Sequence[Rank], costs: Sequence[C
     """Numbers are a ladder as they are; other ranks become one by what they cost."""
     if isinstance(ranks, range):
         return LayerRanks(name, len(ranks), _largest_useful(index, len(ranks), costs))
-    shrinking = [rank for rank in ranks if all(cost.of(index, rank) < cost.of(index, None) for cost in costs)]
-    ladder = tuple(sorted(shrinking, key=lambda rank: [cost.of(index, rank) for cost in costs]))
+    dense = [cost.of(index, None) for cost in costs]
+    taken = [([cost.of(index, rank) for cost in costs], rank) for rank in ranks]
+    shrinking = [pair for pair in taken if all(map(lt, pair[0], dense))]
+    ladder = tuple(rank for _, rank in sorted(shrinking, key=itemgetter(0)))
     return LayerRanks(name, len(ladder), len(ladder), ladder)
 
 
