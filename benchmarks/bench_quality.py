@@ -30,7 +30,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +101,10 @@ class Network:
     def comparisons(self) -> list[dict[str, Any]]:
         """The configs that `rankray compare` takes."""
         return [{**self.config, "compare": part.compare} for part in self.parts]
+
+    def only(self, searches: Sequence[str] | None) -> Network:
+        """With the parts that hold one of these searches; all for None."""
+        return replace(self, parts=[one for one in self.parts if searches is None or set(searches) & set(one.searches)])
 
 
 def cifar_config(depth: int) -> dict[str, Any]:
@@ -214,6 +218,7 @@ def read_arguments() -> argparse.Namespace:
     """The command line; as every benchmark's, and what is special here."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--networks", nargs="+", metavar="NAME", help="these alone: resnet20, resnet56")
+    parser.add_argument("--searches", nargs="+", choices=SEARCHES, metavar="NAME", help="only comparisons with one of these")
     given = arguments(NAME, parser)
     if not given.quick and not has_data():
         parser.error("set RANKRAY_DATA to a folder that holds cifar10/ (see the README), or take --quick")
@@ -228,7 +233,10 @@ def main(given: argparse.Namespace) -> None:
         folder = Path(temporary) if given.quick else RESULTS / NAME
         wanted = networks(Path(temporary), given.quick)
         for name in given.networks or wanted:
-            results[name] = judged(wanted[name], compared(wanted[name], folder / name))
+            asked = wanted[name].only(given.searches)
+            if not asked.parts:
+                continue
+            results[name] = judged(asked, compared(asked, folder / name))
             show_found(name, results[name])
     settings = {name: [part.compare for part in one.parts] for name, one in wanted.items()}
     record(NAME, given, settings, results, started)
