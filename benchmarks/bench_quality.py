@@ -218,7 +218,7 @@ def read_arguments() -> argparse.Namespace:
     """The command line; as every benchmark's, and what is special here."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--networks", nargs="+", metavar="NAME", help="these alone: resnet20, resnet56")
-    parser.add_argument("--searches", nargs="+", choices=SEARCHES, metavar="NAME", help="only comparisons with one of these")
+    parser.add_argument("--searches", nargs="+", choices=SEARCHES, metavar="NAME", help="only comparisons with these")
     given = arguments(NAME, parser)
     if not given.quick and not has_data():
         parser.error("set RANKRAY_DATA to a folder that holds cifar10/ (see the README), or take --quick")
