@@ -39,3 +39,11 @@ def test_without_a_terminal_columns_are_aligned_and_nothing_else_is_written(tabl
 
 def test_nothing_is_said_of_a_best_where_there_is_none(table: pd.DataFrame) -> None:
     assert "*" not in shown(table.assign(best=False), terminal=False)
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_what_was_saved_of_a_limited_devices_latency_has_a_column(table: pd.DataFrame, terminal: bool) -> None:
+    text = shown(table.assign(**{"compression_latency@cpu": 0.4137}), terminal)
+    for part in ("latency@cpu", "0.4137", "volume, latency@cpu: compression C(r)"):
+        assert part in text, part
+    assert "latency" not in shown(table, terminal)
