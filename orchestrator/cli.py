@@ -264,7 +264,8 @@ def _show_sweep(sweep: Any, console: Console) -> None:
     console.print(f"sweep: {location} (sweep.html, trials.parquet)", highlight=False, soft_wrap=True)
     lost = int(table["reason"].str.startswith("lost: ").sum())
     if lost:
-        raise RunStoppedError(f"{lost} of {len(table)} trials were lost; `rankray resume {location}` tries them again")
+        what = "trials, or devices that time their networks, were lost"
+        raise RunStoppedError(f"{lost} of {len(table)} {what}; `rankray resume {location}` tries again")
 
 
 def _unscored(result: Mapping[str, Any]) -> str:

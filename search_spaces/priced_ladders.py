@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from search_spaces.budgets import Budget
+from search_spaces.errors import InfeasibleBudgetError
+from search_spaces.fitting import fit_to_budget
 from search_spaces.rank_space import Rank, RankSpace, RankVector
 
 __all__ = ["PricedLadders"]
@@ -27,6 +29,23 @@ class PricedLadders:
     def ranks(self, levels: Sequence[int]) -> RankVector:
         """The rank vector at these levels."""
         return tuple(ladder[level] for ladder, level in zip(self.ladders, levels, strict=True))
+
+    def start(self) -> list[int]:
+        """Levels to begin filling a budget from: the lowest, or where these do not fit, some that do.
+
+        Of several devices' latencies one may be longer at a low rank than dense. The lowest, too, where nothing is
+        found that fits.
+        """
+        lowest = [0] * len(self.ladders)
+        if max(self.used(lowest)) <= 1:
+            return lowest
+        flat = [[0.0] * (layer.useful + 1) for layer in self.space.layers]
+        try:
+            ranks = fit_to_budget(self.space, self.budget, flat)
+        except InfeasibleBudgetError:
+            return lowest
+        known = all(rank in ladder for rank, ladder in zip(ranks, self.ladders, strict=True))
+        return [ladder.index(rank) for rank, ladder in zip(ranks, self.ladders, strict=True)] if known else lowest
 
     def used(self, levels: Sequence[int]) -> tuple[float, ...]:
         """The share of every limit in use."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 from orchestrator.hardware.run_memory import RunMemory, timing_of
 from orchestrator.preparation import Prepared, static_limits
@@ -23,6 +24,7 @@ from search_spaces.latency import LatencyCost, Timing, limited_device
 from search_spaces.layers import Layer
 from search_spaces.rank_space import Rank, RankVector
 from search_spaces.schemes.contract import Scheme
+from search_spaces.schemes.registry import schemes
 from workers.timing.contract import Measurement, Workload
 from workers.timing.workloads import LayerWorkload, layer_workloads, network_workload
 
@@ -30,6 +32,10 @@ __all__ = ["Timed", "limited_devices", "time_networks", "time_space"]
 
 _LEAST_NETWORKS = 3
 """Measured networks without which a slope, an intercept and their error are guesses."""
+
+
+_TWO_FACTORS = "channel_svd"
+"""A scheme whose work is linear in the rank."""
 
 
 @dataclass(frozen=True)
@@ -120,7 +126,18 @@ def _rank_steps(prepared: Prepared, devices: Sequence[str], memory: RunMemory) -
 
 
 def _sweep(layer: Layer, scheme: Scheme, batch_size: int) -> dict[int, LayerWorkload]:
-    """What times the layer's first call at the ranks of a sweep; of sliced ranks those with one slice."""
+    """What times the layer's first call at the ranks of a sweep; of sliced ranks those with one slice.
+
+    A square core, which Tucker-2 has between its factors, hides the steps: two factors alone show them.
+    """
+    found = _at_sweep_ranks(layer, scheme, batch_size)
+    slopes = {(high.macs - low.macs) / (above - below) for (below, low), (above, high) in pairwise(found.items())}
+    if len(slopes) < 2:
+        return found
+    return _at_sweep_ranks(layer, schemes().get(_TWO_FACTORS, "search.scheme"), batch_size)
+
+
+def _at_sweep_ranks(layer: Layer, scheme: Scheme, batch_size: int) -> dict[int, LayerWorkload]:
     offered = scheme.ranks(layer)
     one_slice = {rank if isinstance(rank, int) else rank[-1]: rank for rank in offered if _slices(rank) == 1}
     full = max(one_slice, default=0)

@@ -10,7 +10,7 @@ from orchestrator.hardware.devices import devices_of
 from orchestrator.hardware.latency_step import limited_devices, time_networks, time_space
 from orchestrator.hardware.measurement_log import MeasurementLog
 from orchestrator.hardware.measuring import ClusterMeasurer, Course, measurer_on
-from orchestrator.hardware.run_memory import RunMemory
+from orchestrator.hardware.run_memory import MeasureAll, RunMemory
 from orchestrator.preparation import Prepared
 from orchestrator.progress import Observer
 from orchestrator.ray_cluster import Cluster
@@ -24,7 +24,7 @@ from search_spaces.latency import Timing
 from search_spaces.rank_space import RankVector
 from workers.timing.contract import Measurement, Workload
 
-__all__ = ["timed_search"]
+__all__ = ["SearchWatcher", "measure_all", "said_of", "timed_search"]
 
 
 @contextmanager
@@ -48,9 +48,9 @@ def timed_search(
         yield prepared, method.start(settings, prepared.problem, state)
         return
     devices = devices_of(prepared.config.devices)
-    log, watcher = MeasurementLog(run.storage), _Watcher(observer)
+    log, watcher = MeasurementLog(run.storage), SearchWatcher(observer)
     with measurer_on(cluster, devices, prepared.config.timing, run=run.location, log=log, watcher=watcher) as measurer:
-        memory = RunMemory(run.storage, _measure_all(measurer))
+        memory = RunMemory(run.storage, measure_all(measurer))
         try:
             with termination_interrupts():
                 timed = time_space(prepared, memory)
@@ -60,7 +60,7 @@ def timed_search(
                 f"`rankray resume {run.location}`"
             ) from None
         for model in timed.models:
-            observer.say(_said(model.record(prepared.space.dense), model.device, model.cost.step))
+            observer.say(said_of(model.record(prepared.space.dense), model.device, model.cost.step))
 
         def start(problem: Problem) -> Search:
             search: Search = method.start(settings, problem, None)
@@ -77,7 +77,7 @@ def timed_search(
         yield timed.prepared, ClosedLoop(problem, timed.static, models, start, measure, setting)
 
 
-class _Watcher:
+class SearchWatcher:
     """Passes on what a person should know of a measuring; its course is not the search's."""
 
     def __init__(self, observer: Observer) -> None:
@@ -87,7 +87,9 @@ class _Watcher:
         """Nothing."""
 
 
-def _measure_all(measurer: ClusterMeasurer) -> Any:
+def measure_all(measurer: ClusterMeasurer) -> MeasureAll:
+    """What a run's memory asks; a device of which something was not measured has been given up."""
+
     def measure(wanted: Mapping[str, Sequence[Workload]]) -> dict[str, list[Measurement]]:
         outcome = measurer.measure_all(wanted)
         found: dict[str, list[Measurement]] = {}
@@ -100,7 +102,7 @@ def _measure_all(measurer: ClusterMeasurer) -> Any:
     return measure
 
 
-def _said(record: Mapping[str, Any], device: str, step: int) -> str:
+def said_of(record: Mapping[str, Any], device: str, step: int) -> str:
     """What was learned of a device, in one line."""
     calibration = record["calibration"]
     error = calibration["error_median"]

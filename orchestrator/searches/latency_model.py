@@ -108,7 +108,7 @@ class LatencyModel:
         """C_d of this cost: what the layers may take, in (0, the most that the space's cheapest ranks reach]."""
         wanted = 1.0 - self.calibration.sum_for(self.aim_ms) / self.cost.dense_sum_ms
         reach = space.compression(self.cost.name, space.cheapest(self.cost.name))
-        return min(max(wanted, _NEARLY_DENSE), reach)
+        return min(max(wanted, _NEARLY_DENSE), reach - _ROUNDING)
 
     def check_reach(self, space: RankSpace) -> None:
         """Makes sure, before anything is scored, that the limit asks for something and that it can be met.
@@ -164,6 +164,9 @@ class LatencyModel:
 
 _LEAST_MOVE = 0.005
 """Share by which an aim is lowered at least when a proposal missed its limit."""
+
+_ROUNDING = 1e-12
+"""By which C_d stays below what can be reached: whoever divides costs by what they may be would else see 1 + 2^-52."""
 
 _NEARLY_DENSE = 1e-6
 """C_d where the model says that even the dense network is within a limit that it was measured to miss."""

@@ -22,7 +22,8 @@ class SweepDirectory(ConfigDirectory):
 
     `sweep.yaml` is its config and `sweep.json` what it was asked beside it; `proposed/` has a file per trial;
     `trials.parquet` and `sweep.html` are what came out; `study.db` is Optuna's study, `tensorboard/` has the curves,
-    and `ranks/` the searches that rank vectors come from. Trials write to `trials/`, or to the config's own storage.
+    `ranks/` the searches that rank vectors come from, and `measurements/` what devices took. Trials write to `trials/`,
+    or to the config's own storage.
     """
 
     kind, command, config_name = "sweep", "sweep", "sweep.yaml"

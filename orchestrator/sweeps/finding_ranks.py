@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from orchestrator.hardware.latency_step import limited_devices
 from orchestrator.preparation import Prepared, prepare
 from orchestrator.progress import Observer
 from orchestrator.run_directory import RunDirectory
@@ -13,7 +14,7 @@ from orchestrator.searches.limits import Bound
 from orchestrator.searches.registry import search_methods
 from orchestrator.storage import Storage, below
 from orchestrator.sweeps.directory import SweepDirectory
-from orchestrator.sweeps.rank_source import RankSource, RankVectors
+from orchestrator.sweeps.rank_source import FoundRanks, RankSource, RankVectors
 from orchestrator.sweeps.settings import SweepPlan
 from orchestrator.sweeps.trials import budget_text
 from search_spaces.errors import ConfigError
@@ -59,10 +60,10 @@ def find_ranks(
     Raises:
         RunStoppedError: one of them ended early; resuming the sweep goes on with it.
     """
-    ranks: dict[RankSource, RankVector] = {}
+    ranks: dict[RankSource, FoundRanks] = {}
     for source, one in checked.items():
         if not isinstance(one, Prepared):
-            ranks[source] = one
+            ranks[source] = FoundRanks(one)
             continue
         location = below(directory.location, source.folder)
         begun = Storage(location).exists("config.yaml")
@@ -74,7 +75,8 @@ def find_ranks(
             observer.say(f"ranks by {source.origin}, {source.scheme}, {source.text}: searching")
             run.check_unchanged(one)
             result = run_search(one, run, observer)
-        ranks[source] = _vector(result, [layer.name for layer in one.found.layers])
+        vector = _vector(result, [layer.name for layer in one.found.layers])
+        ranks[source] = FoundRanks(vector, stand=bool(limited_devices(one)) and result["in_window"])
     return ranks
 
 

@@ -3,29 +3,27 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
 
 from orchestrator.progress import Observer, duration
-from orchestrator.report.quantities import plural
+from orchestrator.report.quantities import milliseconds, plural
 from orchestrator.storage import Storage
 from orchestrator.sweeps.curves import Curves
 from orchestrator.sweeps.directory import SweepDirectory
 from orchestrator.sweeps.halving import Halving
-from orchestrator.sweeps.outcomes import parquet_bytes, row_of, table_of
+from orchestrator.sweeps.outcomes import LOST, parquet_bytes, row_of, table_of
 from orchestrator.sweeps.preparing import PreparedSweep
 from orchestrator.sweeps.proposals import Proposals
-from orchestrator.sweeps.trials import Trial, budget_text
+from orchestrator.sweeps.trial_times import TrialTimes, awaits_timing
+from orchestrator.sweeps.trials import LATENCY, Trial, budget_text
 from orchestrator.sweeps.work import Row
 
-__all__ = ["LOST", "Following", "ended_rows"]
+__all__ = ["Following", "ended_rows"]
 
 _TABLE_EVERY_S = 10.0
-
-LOST = "lost: "
-"""What the reason begins with where a trial's actor was lost too often: a resumed sweep tries it again."""
 
 
 class Following:
@@ -62,9 +60,19 @@ class Following:
         asha = prepared.plan.settings.asha
         self._halving = None if asha is None else Halving(asha.grace, asha.factor)
         self._hopeless: set[str] = set()
+        self._devices = prepared.plan.devices
+        self._times: TrialTimes | None = None
         self._curves = Curves(directory.local)
         self._started, self._written, self._trained_s, self.epochs = time.monotonic(), 0.0, 0.0, 0
         self._recall()
+
+    def time_by(self, times: TrialTimes | None) -> None:
+        """Has networks of trials timed when they finish; those that wait for it since a former process, at once."""
+        self._times = times
+        for trial in self._trials.values():
+            result = self._directory.result(trial, self._place)
+            if times is not None and result is not None and awaits_timing(result, self._devices):
+                self._take_down(trial, result)
 
     def next(self) -> Trial | None:
         """The next trial to run: first those that were begun before; None when there are no more."""
@@ -78,7 +86,7 @@ class Following:
             return None
         self._directory.propose(fresh)
         self._trials[fresh.name] = fresh
-        self._rows[fresh.name] = row_of(fresh, None, [], self._prepared.dense)
+        self._rows[fresh.name] = self._row(fresh, None, [])
         self._running[fresh.name] = "starts"
         self.show()
         return fresh
@@ -89,7 +97,7 @@ class Following:
         history[row["epoch"] - 1 :] = [row]  # a trial that was taken up again repeats what no checkpoint has
         self.epochs += 1
         self._trained_s += row["seconds"]
-        self._rows[name] = row_of(trial, None, history, self._prepared.dense)
+        self._rows[name] = self._row(trial, None, history)
         self._curves.add(name, row)
         self._running[name] = f"epoch {row['epoch']} of {row['of']}, accuracy {row['accuracy']:.4f}"
         self._left[name] = row["of"] - row["epoch"]
@@ -114,15 +122,8 @@ class Following:
             )
             result = {"status": "stopped", "reason": reason, "history": history}
             self._directory.write_result(trial, self._place, result)
-        if result is None:
-            return
-        row = row_of(trial, result, history, self._prepared.dense)
-        self._rows[name] = row
-        self._curves.close(name)
-        self._proposals.told(trial, row)
-        self.write()
-        self._observer.say(f"{name}: {_in_words(row)}")
-        self.show()
+        if result is not None:
+            self._take_down(trial, result)
 
     def lost(self, name: str, reason: str) -> None:
         """A trial's actor was lost more often than allowed: resuming the sweep tries it again."""
@@ -162,6 +163,26 @@ class Following:
         """Closes the curves."""
         self._curves.close_all()
 
+    def _take_down(self, trial: Trial, result: Mapping[str, Any]) -> None:
+        """What a trial came to, once its network was timed where that is asked for."""
+        if self._times is not None and awaits_timing(result, self._devices):
+            self._running[trial.name] = f"is timed on {', '.join(self._devices)}"
+            self.show()
+            result = {**result, "latency": self._times.of(trial, result)}
+            self._directory.write_result(trial, self._place, result)
+            self._no_more(trial.name)
+        row = self._row(trial, result, [])
+        self._rows[trial.name] = row
+        self._curves.close(trial.name)
+        if not awaits_timing(result, self._devices):  # a device that was lost is asked again by a resumed sweep
+            self._proposals.told(trial, row)
+        self.write()
+        self._observer.say(f"{trial.name}: {_in_words(row, self._devices)}")
+        self.show()
+
+    def _row(self, trial: Trial, result: Mapping[str, Any] | None, history: Sequence[Mapping[str, Any]]) -> Row:
+        return row_of(trial, result, history, self._prepared.dense, self._devices)
+
     def _recall(self) -> None:
         """Fills the rungs and histories with what was recorded."""
         for trial in self._trials.values():
@@ -191,19 +212,28 @@ class Following:
         self._left.pop(name, None)
 
 
-def ended_rows(directory: SweepDirectory, place: Storage, prepared: PreparedSweep) -> dict[str, Row]:
-    """Rows of all trials that were ever begun, by name."""
-    rows = {}
+def ended_rows(
+    directory: SweepDirectory, place: Storage, prepared: PreparedSweep
+) -> tuple[dict[str, Row], frozenset[str]]:
+    """Rows of all trials that were ever begun, by name, and the names of those whose networks are still to be timed."""
+    rows, waiting = {}, set()
     for trial in directory.proposed():
         result = directory.result(trial, place)
         history = [] if result else list(directory.history(trial, place))
-        rows[trial.name] = row_of(trial, result, history, prepared.dense)
-    return rows
+        rows[trial.name] = row_of(trial, result, history, prepared.dense, prepared.plan.devices)
+        if awaits_timing(result, prepared.plan.devices):
+            waiting.add(trial.name)
+    return rows, frozenset(waiting)
 
 
-def _in_words(row: Row) -> str:
+def _in_words(row: Row, devices: Sequence[str]) -> str:
     if row["status"] != "finished":
         return f"{row['status']}: {row['reason']}"
     before = "" if row["accuracy_before"] is None else f" (before fine-tuning {row['accuracy_before']:.4f})"
+    facts = [f"finished, accuracy {row['accuracy']:.4f}{before}"]
     cost = row["budget_cost"]
-    return f"finished, accuracy {row['accuracy']:.4f}{before}, C({cost}) {row[f'compression_{cost}']:.4f}"
+    if row[f"compression_{cost}"] is not None:
+        facts.append(f"C({cost}) {row[f'compression_{cost}']:.4f}")
+    times = [(device, row[f"{LATENCY}{device}"]) for device in devices]
+    facts += [f"{device} {milliseconds(time)}" for device, time in times if time is not None]
+    return "; ".join([", ".join(facts), *([row["reason"]] if row["reason"] else [])])

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import ray
@@ -13,10 +13,12 @@ from torch import nn
 from orchestrator.config.schema import Config
 from orchestrator.preparation import Prepared
 from orchestrator.searches.limits import limit_of
+from orchestrator.sweeps.timed_budgets import TimedBudgets, budget_key
 from orchestrator.sweeps.trials import Trial
 from search_spaces.budgets import Budget
 from search_spaces.costs import rank_space
-from search_spaces.rank_space import RankVector
+from search_spaces.rank_space import RankSpace, RankVector
+from search_spaces.schemes.contract import Scheme
 from search_spaces.schemes.registry import schemes
 from search_spaces.survey import Survey
 from workers.batch import Batch
@@ -41,6 +43,7 @@ class Material:
         held_out: `data.validation_size` of them, by `search.seed`: what trials are compared by.
         test: what results are reported on as well; never used to choose.
         fingerprints: of the weights and of the held-out samples.
+        timed: what devices were found to take, for the budgets that limit them.
     """
 
     network: nn.Module
@@ -49,28 +52,40 @@ class Material:
     held_out: Samples
     test: Samples | None
     fingerprints: Mapping[str, str]
+    timed: TimedBudgets = field(default_factory=dict)
 
-    def setup(self, trial: Trial, ranks: RankVector | None = None, device: str = "cpu") -> Setup:
+    def setup(
+        self, trial: Trial, ranks: RankVector | None = None, device: str = "cpu", *, ranks_stand: bool = False
+    ) -> Setup:
         """What a trial's training method starts from.
+
+        Args:
+            ranks_stand: see `Setup`; ranks at which a device was not timed are fitted all the same.
 
         Raises:
             InfeasibleBudgetError: no rank vector meets the trial's budget.
         """
         chosen = (schemes().get(trial.scheme, "sweep.scheme"),) * len(self.found.layers)
-        limits = [limit_of(cost, bound, 1) for cost, bound in trial.budget.items()]
-        space = rank_space(self.found, chosen, binding=[limit.cost for limit in limits])
+        timed = self.timed.get(budget_key(trial.scheme, trial.budget))
+        space, budget = self._by_shapes(trial, chosen) if timed is None else (timed.space, timed.budget)
         return Setup(
             self.network,
             self.found.layers,
             chosen,
             space,
-            Budget.of(limits, space),
+            budget,
             self.train,
             self.held_out,
             trial.seed,
             device,
             ranks,
+            ranks_stand and ranks is not None and timed is not None and timed.knows(ranks),
         )
+
+    def _by_shapes(self, trial: Trial, chosen: Sequence[Scheme]) -> tuple[RankSpace, Budget]:
+        limits = [limit_of(cost, bound, 1) for cost, bound in trial.budget.items()]
+        space = rank_space(self.found, chosen, binding=[limit.cost for limit in limits])
+        return space, Budget.of(limits, space)
 
     def store(self) -> StoredMaterial:
         """Puts everything into the object store; Ray must be connected."""
@@ -84,6 +99,7 @@ class Material:
             found=ray.put(self.found),
             normalisation=self.train.normalisation,
             fingerprints=self.fingerprints,
+            timed=ray.put(self.timed),
         )
 
 
@@ -99,6 +115,7 @@ class StoredMaterial:
     found: ray.ObjectRef[Any]
     normalisation: Normalisation | None
     fingerprints: Mapping[str, str]
+    timed: ray.ObjectRef[Any]
 
     def load(self) -> Material:
         """The material as views of the store: trainables copy the network and only read the samples."""
@@ -111,6 +128,7 @@ class StoredMaterial:
             held_out,
             None if self.test is None else self._samples(ray.get(self.test)),
             self.fingerprints,
+            ray.get(self.timed),
         )
 
     def _samples(self, packed: dict[str, Any]) -> Samples:

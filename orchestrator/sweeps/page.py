@@ -9,12 +9,15 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from orchestrator.report import build_report
-from orchestrator.report.quantities import cost_label, count, duration, metric, percent, plural
+from orchestrator.report.quantities import cost_label, count, duration, metric, milliseconds, percent, plural
 from orchestrator.report.section import Block, Column, LegendEntry, Picture, Section, Table, table
 from orchestrator.report.sections.cost_fronts import PANELS_A_ROW, panels, percent_axis
 from orchestrator.report.svg import dress, inline_svg
 from orchestrator.report.theme import COLOURS, SYMBOLS, series_colour, symbol
+from orchestrator.sweeps.outcomes import devices_of_table
+from orchestrator.sweeps.trials import LATENCY
 from search_spaces.costs import COST_NAMES
+from search_spaces.latency import latency_name
 
 __all__ = ["sweep_page", "trials_section"]
 
@@ -38,21 +41,25 @@ def trials_section(rows: pd.DataFrame) -> Section:
         "(up to what its budget asks) and is at least as accurate on the held-out samples, and better in one of them; "
         "test data choose nothing."
     )
+    if devices := devices_of_table(rows.columns):
+        text += (
+            f" Networks were timed as a whole on {', '.join(devices)} after training; what a trial saves of a latency "
+            "is the share of the dense network's measured time."
+        )
     blocks: list[Block] = []
     if not finished.empty:
         blocks += [_picture(finished), _table("Pareto front", finished[finished["pareto"]])]
     blocks.append(_table("Every trial", rows, folded=not finished.empty))
-    reasons = rows[rows["reason"] != ""]
-    if not reasons.empty:
-        lines = [(row["trial"], row["status"], row["reason"]) for row in _records(reasons)]
-        blocks.append(
-            table("Trials that did not finish", [Column(one, False) for one in ("Trial", "Status", "Why")], lines)
-        )
+    done = rows["status"] == "finished"
+    for title, where in (("Trials that did not finish", ~done), ("Networks that could not be timed", done)):
+        lines = [(row["trial"], row["status"], row["reason"]) for row in _records(rows[where & (rows["reason"] != "")])]
+        if lines:
+            blocks.append(table(title, [Column(one, False) for one in ("Trial", "Status", "Why")], lines))
     return Section("Sweep", (text,), tuple(blocks))
 
 
 def _picture(finished: pd.DataFrame) -> Picture:
-    costs = [cost for cost in COST_NAMES if (finished["budget_cost"] == cost).any()]
+    costs = [cost for cost in _costs(finished) if (finished["budget_cost"] == cost).any()]
     methods = list(dict.fromkeys(finished["method"]))
     svg = inline_svg(
         lambda figure: _paint(figure, finished, costs, methods),
@@ -74,6 +81,11 @@ def _picture(finished: pd.DataFrame) -> Picture:
     return Picture("Accuracy over compression", svg, caption, tuple(legend), points)
 
 
+def _costs(rows: pd.DataFrame) -> list[str]:
+    """All costs that rows have a compression in."""
+    return [*COST_NAMES, *(latency_name(device) for device in devices_of_table(rows.columns))]
+
+
 def _paint(figure: Figure, finished: pd.DataFrame, costs: Sequence[str], methods: Sequence[str]) -> None:
     """A panel for each budgeted cost."""
     paper, ink = COLOURS["paper"].light, COLOURS["ink"].light
@@ -86,22 +98,26 @@ def _paint(figure: Figure, finished: pd.DataFrame, costs: Sequence[str], methods
             axes.plot(marks["x"], marks["accuracy"], SYMBOLS[symbol(index)], ms=7, mew=1, mec=paper, mfc=colour)
         dense = own["dense_accuracy"].mean()
         axes.plot([0.0], [dense], "o", ms=8, mew=1.8, mec=ink, mfc=paper, clip_on=False, zorder=4)
-        dress(axes, title=cost_label(cost), x_label="compression")
+        saved = "compression" if cost in COST_NAMES else "share of the dense network's time saved"
+        dress(axes, title=cost_label(cost), x_label=saved)
         percent_axis(axes, own)
         if number % PANELS_A_ROW == 0:
             axes.set_ylabel("accuracy")
 
 
 def _table(title: str, rows: pd.DataFrame, folded: bool = False) -> Table:
-    lines = []
+    lines, costs, devices = [], _costs(rows), devices_of_table(rows.columns)
+    times = [name for device in devices for name in (f"{LATENCY}{device}", f"predicted_ms@{device}")]
     for row in _records(rows):
         scores = [metric("accuracy", row[name]) for name in ("accuracy_before", "accuracy", "test_accuracy")]
-        shares = [percent(row[f"compression_{cost}"]) for cost in COST_NAMES]
+        shares = [percent(row[f"compression_{cost}"]) for cost in costs]
+        shares += [milliseconds(row[name]) for name in times]
         effort = [count(row["epochs"]), duration(row["seconds"])]
         status = "on the front" if row["pareto"] else row["status"]
         lines.append((row["trial"], row["budget"], status, *shares, *scores, *effort))
     columns = [Column("Trial", False), Column("Budget", False), Column("Status", False)]
-    columns += [Column(f"{cost_label(cost)} saved") for cost in COST_NAMES]
+    columns += [Column(f"{cost_label(cost)} saved") for cost in costs]
+    columns += [Column(head) for device in devices for head in (f"Measured on {device}", f"Predicted for {device}")]
     heads = ("Before fine-tuning", "Accuracy", "Test accuracy", "Epochs", "Time")
     return table(title, [*columns, *(Column(head) for head in heads)], lines, limit=500, folded=folded)
 

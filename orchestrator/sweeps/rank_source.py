@@ -9,7 +9,7 @@ from orchestrator.searches.registry import search_methods
 from orchestrator.sweeps.trials import Trial, budget_text
 from search_spaces.rank_space import RankVector
 
-__all__ = ["RankSource", "RankVectors", "source_of"]
+__all__ = ["FoundRanks", "RankSource", "RankVectors", "source_of"]
 
 
 @dataclass(frozen=True)
@@ -34,10 +34,24 @@ class RankSource:
     @property
     def folder(self) -> str:
         """Where that search is kept, below the sweep."""
-        return f"ranks/{self.origin}-{self.scheme}-{self.text.replace(', ', '+').replace(' ', '')}"
+        limits = self.text.replace(", ", "+").replace(" ", "").replace("/", "")
+        return f"ranks/{self.origin}-{self.scheme}-{limits}"
 
 
-RankVectors = Mapping[RankSource, RankVector]
+@dataclass(frozen=True)
+class FoundRanks:
+    """What a source gave.
+
+    Attributes:
+        ranks: the vector.
+        stand: whether a network of these ranks was measured to be within the budget; see `Setup.ranks_stand`.
+    """
+
+    ranks: RankVector
+    stand: bool = False
+
+
+RankVectors = Mapping[RankSource, FoundRanks]
 
 
 def source_of(trial: Trial) -> RankSource | None:

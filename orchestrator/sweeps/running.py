@@ -15,15 +15,17 @@ from orchestrator.report.quantities import plural
 from orchestrator.storage import Storage, below
 from orchestrator.sweeps.directory import SweepDirectory
 from orchestrator.sweeps.finding_ranks import find_ranks
-from orchestrator.sweeps.following import LOST, Following, ended_rows
-from orchestrator.sweeps.outcomes import parquet_bytes
+from orchestrator.sweeps.following import Following, ended_rows
+from orchestrator.sweeps.outcomes import LOST, parquet_bytes
 from orchestrator.sweeps.page import sweep_page
 from orchestrator.sweeps.preparing import PreparedSweep, prepare_sweep
 from orchestrator.sweeps.proposals import Grid, OptunaStudy, Proposals, check_database
 from orchestrator.sweeps.settings import SweepPlan, SweepSettings, plan_sweep
+from orchestrator.sweeps.timing import networks_timed, with_timed_budgets
 from orchestrator.sweeps.trial_actor import TrialActor, TrialTerms
 from orchestrator.sweeps.tuning import run_trials
 from orchestrator.sweeps.work import Row
+from orchestrator.termination import termination_interrupts
 from search_spaces.errors import ConfigError, RunInterruptedError
 
 __all__ = ["begin", "go_on", "run_more"]
@@ -124,14 +126,15 @@ def _resume(directory: SweepDirectory, raw: Mapping[str, Any], observer: Observe
 
 def _run(directory: SweepDirectory, prepared: PreparedSweep, observer: Observer) -> pd.DataFrame:
     with directory.locked():
-        rows = ended_rows(directory, directory.trials, prepared)
+        rows, untimed = ended_rows(directory, directory.trials, prepared)
         wanted = int(directory.asked()["trials"])
-        waits = len(rows) < wanted or any(row["status"] == "unfinished" for row in rows.values())
+        waits = len(rows) < wanted or untimed or any(row["status"] == "unfinished" for row in rows.values())
+        ended = {name: row for name, row in rows.items() if row["status"] != "unfinished" and name not in untimed}
         following = Following(
-            directory, prepared, _proposals(directory, prepared, wanted, rows), rows, wanted, observer
+            directory, prepared, _proposals(directory, prepared, wanted, ended), rows, wanted, observer
         )
         try:
-            interrupted = waits and _train(directory, prepared, following, observer)
+            interrupted = bool(waits) and _train(directory, prepared, following, observer)
         except (KeyboardInterrupt, RunInterruptedError):
             interrupted = True
         finally:
@@ -151,6 +154,7 @@ def _train(directory: SweepDirectory, prepared: PreparedSweep, following: Follow
     settings = plan.settings
     with connect(plan.config.cluster) as cluster:
         room = _room(cluster, settings, directory)
+        prepared = with_timed_budgets(prepared, cluster, directory, observer)
         ranks = find_ranks(prepared.sources, directory, observer)
         terms = TrialTerms(
             str(directory.asked()["trials_at"]),
@@ -162,7 +166,10 @@ def _train(directory: SweepDirectory, prepared: PreparedSweep, following: Follow
         )
         observer.say(f"training up to {plural(room, 'trial')} at once; nodes: {len(cluster.nodes())}")
         actor = tune.with_parameters(TrialActor, stored=prepared.material.store(), terms=terms)
-        return run_trials(following, actor, settings)
+        with networks_timed(prepared, cluster, directory, observer) as times:
+            with termination_interrupts():
+                following.time_by(times)
+            return run_trials(following, actor, settings)
 
 
 def _proposals(directory: SweepDirectory, prepared: PreparedSweep, wanted: int, rows: Mapping[str, Row]) -> Proposals:
@@ -170,8 +177,7 @@ def _proposals(directory: SweepDirectory, prepared: PreparedSweep, wanted: int, 
     if prepared.plan.settings.optuna is None:
         return Grid(prepared.grid, [trial.name for trial in begun])
     database = check_database(directory.local) / "study.db"
-    ended = {name: row for name, row in rows.items() if row["status"] != "unfinished"}
-    return OptunaStudy(prepared.plan, database, wanted, begun, ended)
+    return OptunaStudy(prepared.plan, database, wanted, begun, rows)
 
 
 def _wanted(plan: SweepPlan, prepared: PreparedSweep) -> int:

@@ -12,11 +12,12 @@ from pydantic import Field, field_validator
 
 from orchestrator.config.loading import check_config, expand, validated
 from orchestrator.config.schema import Config
-from orchestrator.searches.limits import Bound
+from orchestrator.hardware.devices import device_named, devices_of
+from orchestrator.searches.limits import Bound, limit_of
 from orchestrator.searches.registry import search_methods
 from orchestrator.searches.settings import SearchSettings, Strict
 from orchestrator.sweeps.ranges import Range, filled, ranges_in
-from orchestrator.sweeps.trials import Trial, budget_text
+from orchestrator.sweeps.trials import LATENCY, Trial, budget_text, limited_devices, timed_device
 from search_spaces.costs import COST_NAMES
 from search_spaces.errors import ConfigError
 from search_spaces.latency import limited_device
@@ -39,6 +40,9 @@ class OptunaSettings(Strict):
         trials: how many, until `--more` asks for more.
         sampler: of proposals.
         directions: objectives, columns of `trials.parquet`; several make the study multi-objective. Never test data.
+            `latency_ms@DEVICE` is the time measured on a device of the config, whether a budget limits it or not; a
+            trial whose network could not be timed is told as failed, which samplers leave out: it says nothing about
+            its settings.
     """
 
     trials: Annotated[int, Field(ge=1)]
@@ -51,8 +55,9 @@ class OptunaSettings(Strict):
         for name in directions:
             if name.startswith("test_"):
                 raise ValueError(f"{name} is of the test data, which choose nothing; take {name.removeprefix('test_')}")
-            if name not in _OBJECTIVES:
-                raise ValueError(f"{name!r} is nothing that Optuna can optimise{nearest(name, list(_OBJECTIVES))}")
+            if name not in _OBJECTIVES and not timed_device(name):
+                known = [*_OBJECTIVES, f"{LATENCY}DEVICE"]
+                raise ValueError(f"{name!r} is nothing that Optuna can optimise{nearest(name, known)}")
         return directions
 
 
@@ -89,7 +94,8 @@ class SweepSettings(Strict):
         methods: by name its settings, in which `{uniform: [a, b]}`, `{loguniform: [a, b]}`, `{integer: [a, b]}` and
             `{choice: [...]}` stand for search spaces. Beside them may be `method` (the training method, where the
             name is not its own), `scheme` and `ranks_from`.
-        budgets: each a value for the one limit that `search.budget` names, or a mapping of limits.
+        budgets: each a value for the one limit that `search.budget` names, or a mapping of limits, as a search takes
+            them: of parameters, macs, volume, and of the latency or throughput of the config's devices.
         seeds: of training; the split of the data is by `search.seed` for all trials.
         optuna: None goes through the grid of methods, their choices, budgets and seeds.
         asha: None trains every trial to its end.
@@ -192,6 +198,14 @@ class SweepPlan:
     methods: tuple[Method, ...]
     budgets: tuple[Mapping[str, Bound], ...]
 
+    @property
+    def devices(self) -> tuple[str, ...]:
+        """The devices on which every trial's network is timed: those that a budget limits or Optuna goes by."""
+        limited = [device for budget in self.budgets for device in limited_devices(budget)]
+        directions = () if self.settings.optuna is None else self.settings.optuna.directions
+        aimed = [device for name in directions if (device := timed_device(name)) is not None]
+        return tuple(dict.fromkeys([*limited, *aimed]))
+
     def config_for(self, scheme: str, budget: Mapping[str, Bound], ranks_from: str = "search") -> Config:
         """The config of a search for ranks under a scheme and a budget."""
         base = self.config.search.model_dump(mode="json", serialize_as_any=True)
@@ -236,6 +250,9 @@ def plan_sweep(raw: Mapping[str, Any], source: str) -> SweepPlan:
     for number, value in enumerate(settings.budgets):
         _check_budget(value, number, config)
     budgets = tuple(_limits(value, number, config) for number, value in enumerate(settings.budgets))
+    for name in () if settings.optuna is None else settings.optuna.directions:
+        if device := timed_device(name):
+            device_named(devices_of(config.devices), device, f"sweep.optuna.directions.{name}")
     _check_whole(settings, methods, budgets)
     return SweepPlan(config, settings, methods, budgets)
 
@@ -294,14 +311,13 @@ def _limits(value: Any, number: int, config: Config) -> Mapping[str, Bound]:
         search = validated(search_methods().get(config.search.method, "search").settings, {**base, "budget": given}, "")
     except ConfigError as error:
         raise ConfigError(f"sweep.budgets.{number}{error.key.removeprefix('budget')}", error.message) from None
-    for cost in search.budget:
-        if limited_device(cost) is not None:
-            raise ConfigError(
-                f"sweep.budgets.{number}.{cost}",
-                f"a sweep limits {', '.join(COST_NAMES)}; for a latency limit take `rankray search`",
-            )
-        if cost not in COST_NAMES:
-            raise ConfigError(f"sweep.budgets.{number}.{cost}", f"unknown cost{nearest(cost, list(COST_NAMES))}")
+    for name, bound in search.budget.items():
+        cost, key = limit_of(name, bound, 1).cost, f"sweep.budgets.{number}.{name}"
+        device = limited_device(cost)
+        if device is not None:
+            device_named(devices_of(config.devices), device, key)
+        elif cost not in COST_NAMES:
+            raise ConfigError(key, f"unknown cost{nearest(cost, [*COST_NAMES, 'latency', 'throughput'])}")
     budget: Mapping[str, Bound] = search.budget
     return budget
 

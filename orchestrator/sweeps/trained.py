@@ -2,27 +2,32 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NoReturn
 
 import safetensors.torch
 import torch
 from safetensors import SafetensorError
 from torch import nn
 
+from orchestrator.hardware.run_memory import RunMemory
 from orchestrator.preparation import prepare
 from orchestrator.storage import Storage
 from orchestrator.sweeps.directory import SweepDirectory
 from orchestrator.sweeps.material import Material, gather
 from orchestrator.sweeps.settings import plan_sweep
-from orchestrator.sweeps.trials import Trial
-from search_spaces.errors import ConfigError
-from search_spaces.rank_space import RankVector, rank_vector_from
+from orchestrator.sweeps.timed_budgets import budget_key, time_budget
+from orchestrator.sweeps.trials import Trial, limited_devices
+from search_spaces.errors import ConfigError, MeasurementError
+from search_spaces.rank_space import rank_vector_from
 from workers.batch import Inputs
+from workers.timing.contract import Workload
 from workers.training.augmentation import ready
 from workers.training.contract import Compressed
 from workers.training.registry import trainables
 
-__all__ = ["Trained", "load_trained"]
+__all__ = ["Trained", "load_trained", "trained_network"]
 
 
 @dataclass(frozen=True)
@@ -61,18 +66,39 @@ def load_trained(location: str, name: str) -> Trained:
     if result is None or result["status"] != "finished":
         raise ConfigError("--trial", f"{name} is {'unfinished' if result is None else result['status']}; take another")
     plan = plan_sweep(directory.raw(), f"{location}/sweep.yaml")
-    material = gather(prepare(plan.config_for(trial.scheme, trial.budget)))
+    base = prepare(plan.config_for(trial.scheme, trial.budget))
+    material = gather(base)
+    if limited_devices(trial.budget):
+        memory = RunMemory(directory.storage, _unmeasured)
+        timed = time_budget(plan, base, trial.scheme, trial.budget, memory)
+        material = replace(material, timed={budget_key(trial.scheme, trial.budget): timed})
     names = [layer.name for layer in material.found.layers]
-    ranks = rank_vector_from(result["ranks"][layer] for layer in names)
-    network = _architecture(trial, material, ranks, result["structure"])
-    _load(network, place, name)
-    return Trained(network.eval(), dict(result["ranks"]), dict.fromkeys(names, trial.scheme), _example(material))
+    network = trained_network(trial, material, result, place)
+    return Trained(network, dict(result["ranks"]), dict.fromkeys(names, trial.scheme), _example(material))
 
 
-def _architecture(trial: Trial, material: Material, ranks: RankVector, structure: dict[str, object]) -> nn.Module:
+def trained_network(trial: Trial, material: Material, result: Mapping[str, Any], place: Storage) -> nn.Module:
+    """The network of a finished trial, in eval mode.
+
+    Args:
+        result: its `result.json`.
+        place: where trials write.
+
+    Raises:
+        ConfigError: its weights cannot be read, or do not fit.
+    """
+    ranks = rank_vector_from(result["ranks"][layer.name] for layer in material.found.layers)
     registered = trainables().get(trial.trainable, "trainable")
-    trainable = registered.start(registered.settings.model_validate(trial.settings), material.setup(trial, ranks))
-    return trainable.architecture(Compressed(material.network, ranks, structure))
+    setup = material.setup(trial, ranks, ranks_stand=True)
+    trainable = registered.start(registered.settings.model_validate(trial.settings), setup)
+    network = trainable.architecture(Compressed(material.network, ranks, result["structure"]))
+    _load(network, place, trial.name)
+    return network.eval()
+
+
+def _unmeasured(wanted: Mapping[str, Sequence[Workload]]) -> NoReturn:
+    device = next(iter(wanted))
+    raise MeasurementError(device, "measurements/ of the sweep lacks what its trials went by; resume it first")
 
 
 def _load(network: nn.Module, place: Storage, name: str) -> None:

@@ -92,12 +92,13 @@ class TrialActor(tune.Trainable):
 
     def _begin(self) -> TrialWork:
         source = source_of(self._trial)
-        ranks = None if source is None else self._terms.ranks[source]
+        found = None if source is None else self._terms.ranks[source]
         return TrialWork(
             self._trial,
             self._material,
-            ranks,
+            None if found is None else found.ranks,
             self._place,
+            ranks_stand=found is not None and found.stand,
             device=self._terms.device,
             checkpoint_every=self._terms.checkpoint_every,
         )

@@ -7,9 +7,13 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from orchestrator.searches.limits import Bound
+from orchestrator.searches.limits import Bound, limit_of
+from search_spaces.latency import limited_device
 
-__all__ = ["Trial", "budget_text"]
+__all__ = ["LATENCY", "Trial", "budget_text", "limited_devices", "timed_device"]
+
+LATENCY = "latency_ms@"
+"""What the column of a device's measured times begins with."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +59,17 @@ class Trial:
 def budget_text(budget: Mapping[str, Bound]) -> str:
     """A budget as text: `macs 0.5`."""
     return ", ".join(f"{cost} {_plain(bound)}" for cost, bound in budget.items())
+
+
+def limited_devices(budget: Mapping[str, Bound]) -> tuple[str, ...]:
+    """The devices whose latency or throughput a budget limits."""
+    named = (limited_device(limit_of(cost, bound, 1).cost) for cost, bound in budget.items())
+    return tuple(name for name in named if name is not None)
+
+
+def timed_device(column: str) -> str | None:
+    """The device whose measured times a column of `trials.parquet` has; None for others."""
+    return column.removeprefix(LATENCY) if column.startswith(LATENCY) else None
 
 
 def _plain(bound: Bound) -> str:

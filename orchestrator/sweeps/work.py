@@ -34,6 +34,7 @@ class TrialWork:
         trial: what to train.
         material: what it starts from.
         ranks: where its method needs them.
+        ranks_stand: whether they need not be fitted to the budget; see `Setup`.
         storage: the sweep's; the trial's files are in the folder of its name: `checkpoint.pt` while it trains, then
             `result.json` and `model.safetensors`.
         device: `cpu` or `cuda`.
@@ -53,12 +54,13 @@ class TrialWork:
         ranks: RankVector | None,
         storage: Storage,
         *,
+        ranks_stand: bool = False,
         device: str = "cpu",
         checkpoint_every: int = 1,
     ) -> None:
         self._trial, self._material, self._storage, self._every = trial, material, storage, checkpoint_every
         method = trainables().get(trial.trainable, f"sweep.methods.{trial.method}")
-        self._setup = material.setup(trial, ranks, device)
+        self._setup = material.setup(trial, ranks, device, ranks_stand=ranks_stand)
         self._trainable = method.start(method.settings.model_validate(trial.settings), self._setup)
         listed = None if ranks is None else [list(one) if isinstance(one, tuple) else one for one in ranks]
         self._identity = {**trial.definition, **material.fingerprints, "ranks": listed}

@@ -33,3 +33,29 @@ def test_levels_are_entries_of_the_ladders():
 def test_one_change_costs_its_difference(levels, level):
     after = PRICE.used_after(levels, PRICE.used(levels), 0, level)
     assert after == pytest.approx(PRICE.used((level, levels[1])))
+
+
+class Slow:
+    """A device that takes longer for layer a at ranks below 5 than for the dense one."""
+
+    name, elsewhere = "slow", 0.0
+
+    def of(self, layer, rank):
+        return 10 if rank is None else 14 - rank if layer == 0 and rank < 5 else rank
+
+
+def both(target):
+    ladders = tuple((*layer.offered, None) for layer in LAYERS)
+    space = RankSpace(LAYERS, {"squares": Squares(), "slow": Slow()})
+    return PricedLadders(space, Budget((("squares", 0.3), ("slow", target))), ladders)
+
+
+def test_filling_starts_where_every_device_is_fast_enough():
+    price = both(0.6)
+    assert max(price.used([0, 0])) > 1
+    assert max(price.used(price.start())) <= 1
+
+
+def test_it_starts_from_the_lowest_where_these_fit_or_nothing_does():
+    assert both(0.2).start() == [0, 0]
+    assert both(0.99).start() == [0, 0]

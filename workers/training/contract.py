@@ -47,6 +47,8 @@ class Setup:
         seed: decides the order of samples, augmentation and every other draw.
         device: where it runs.
         ranks: a rank vector from a search, for methods that need one.
+        ranks_stand: whether they are taken as they are: a network of these ranks was measured to be within the budget,
+            which says more than its predicted cost.
     """
 
     network: nn.Module
@@ -59,6 +61,7 @@ class Setup:
     seed: int = 0
     device: str = "cpu"
     ranks: RankVector | None = None
+    ranks_stand: bool = False
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import torch
 
 from search_spaces.fitting import fit_to_budget
-from search_spaces.rank_space import Rank, RankSpace, RankVector
+from search_spaces.rank_space import LayerRanks, Rank, RankSpace, RankVector, number
 from workers.training.contract import Setup
 
 __all__ = ["energy_losses", "fitted_ranks", "rungs_of", "weights_by_layer"]
@@ -33,23 +33,33 @@ def weights_by_layer(network: torch.nn.Module, setup: Setup) -> dict[str, torch.
 
 
 def rungs_of(space: RankSpace, ranks: Sequence[Rank | None]) -> list[int]:
-    """The rungs of a rank vector; dense, and any rank that does not shrink its layer, is the one above `useful`."""
-    rungs = []
-    for layer, rank in zip(space.layers, ranks, strict=True):
-        if rank is None:
-            rungs.append(layer.useful + 1)
-        elif layer.ladder is None and isinstance(rank, int):
-            rungs.append(min(rank, layer.useful + 1))
-        else:
-            rungs.append(list(layer.offered).index(rank) + 1 if rank in layer.offered else layer.useful + 1)
-    return rungs
+    """The rungs of a rank vector; dense, and any rank that does not shrink its layer, is the one above `useful`.
+
+    A number between those of a ladder is the next one up: on the device that the ladder is of it takes as long.
+    """
+    return [_rung(layer, rank) for layer, rank in zip(space.layers, ranks, strict=True)]
+
+
+def _rung(layer: LayerRanks, rank: Rank | None) -> int:
+    dense = layer.useful + 1
+    if rank is None:
+        return dense
+    if layer.ladder is None and isinstance(rank, int):
+        return min(rank, dense)
+    if isinstance(rank, int) and all(isinstance(one, int) for one in layer.offered):
+        return next((rung for rung, one in enumerate(layer.offered, start=1) if number(one) >= rank), dense)
+    return list(layer.offered).index(rank) + 1 if rank in layer.offered else dense
 
 
 def fitted_ranks(setup: Setup, ranks: RankVector) -> RankVector:
     """Ranks from a search, changed as little as the budget asks for: a search may end a tolerance over it.
 
+    Ranks that stand (`Setup.ranks_stand`) are not changed.
+
     Raises:
         InfeasibleBudgetError: no rank vector is within the budget.
     """
+    if setup.ranks_stand:
+        return ranks
     losses = energy_losses(setup, weights_by_layer(setup.network, setup))
     return fit_to_budget(setup.space, setup.budget, losses, rungs_of(setup.space, ranks))

@@ -34,6 +34,8 @@ import torch
 from pydantic import Field
 from torch import nn
 
+from search_spaces.costs import COST_NAMES
+from search_spaces.errors import ConfigError
 from search_spaces.schemes.contract import Factors
 from workers.batch import Inputs
 from workers.factoriser import Factorising, factorise
@@ -146,6 +148,11 @@ class Less:
 
     def __init__(self, setup: Setup, settings: LessSettings) -> None:
         self._setup, self._settings = setup, settings
+        timed = [cost for cost, _ in setup.budget.targets if cost not in COST_NAMES]
+        if timed and settings.learn == "filters":
+            raise ConfigError(
+                "sweep.learn", f"filters alone cannot meet {timed[0]}: devices were timed at ranks only; learn ranks"
+            )
         self.thinning = Thinning(setup, "less", filters=settings.learn != "ranks")
         self.network = ThresholdedNetwork(setup.network, self.thinning, setup, settings)
         self._training = SGDTraining(
@@ -216,7 +223,8 @@ def start_less(settings: LessSettings, setup: Setup) -> SelectThenFineTune:
     """The trainable.
 
     Raises:
-        ConfigError: another scheme than `channel_svd`, or samples that do not fit the network.
+        ConfigError: another scheme than `channel_svd`, samples that do not fit the network, or a latency limit where
+            filters alone are learned.
         InfeasibleBudgetError: the budget cannot be met.
     """
     check_setup(setup, "less")

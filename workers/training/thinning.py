@@ -73,8 +73,11 @@ class Thinned:
 class Thinning:
     """The structure of a set-up's network as masks see it, and its budget.
 
-    Where a limit's cost knows ranks alone - a latency table has no entries for layers with fewer filters - no filter is
-    removed: the budget could not be vouched for.
+    Where a limit is a measured latency no filter is removed. The table says what a layer with all its filters takes at
+    each rank; what it takes with fewer is not in it, and between few channels and many a device's time is no straight
+    line: the budget could not be vouched for. Of such a limit ranks alone are learned, their cost is linear between the
+    ranks that were measured, and the result has measured ranks only. How close these come is the device's affair: its
+    step, not `TOLERANCE`.
 
     Args:
         setup: of `channel_svd` on every layer: there ranks and filters are independent.
@@ -88,7 +91,7 @@ class Thinning:
 
     Raises:
         ConfigError: another scheme.
-        InfeasibleBudgetError: no choice meets the budget, or none comes within `TOLERANCE` of it.
+        InfeasibleBudgetError: no choice meets the budget, or none comes within `TOLERANCE` of one that shapes decide.
     """
 
     def __init__(self, setup: Setup, method: str, filters: bool = True) -> None:
@@ -222,7 +225,7 @@ class Thinning:
             own = tuple(level + 1 for level in levels[len(self.groups) :])
             return _Filled(self.shapes.kept(levels), self.shapes.ranks(levels), own, max(self.shapes.used(levels)))
         worths = [_of_ladder(ladder, one) for ladder, one in zip(self._ladders.ladders, components, strict=True)]
-        levels = fill_budget(worths, self._ladders, TOLERANCE)
+        levels = fill_budget(worths, self._ladders, TOLERANCE, self._ladders.start())
         if levels is None:
             return None
         ranks = self._ladders.ranks(levels)
@@ -234,7 +237,7 @@ class Thinning:
         even = [Learned(torch.arange(size), float(size)).worths for size in self.shapes.sizes]
         components = [Learned(torch.arange(full), float(full)).worths for full in self.shapes.full]
         found = self._fill(even, components)
-        if found is not None and found.used >= 1 - TOLERANCE:
+        if found is not None and (self._tables is not None or found.used >= 1 - TOLERANCE):
             return
         price: Price = self.shapes if self._tables is None else self._ladders
         variables = len(components) + (len(even) if self._tables is None else 0)

@@ -17,3 +17,12 @@ def sweep_config(checkpoint: Path, **sweep: Any) -> dict[str, Any]:
     raw["search"] = {"method": "uniform", "budget": {"parameters": 0.5}}
     raw["cluster"] = {"evaluators": 1}
     return {**raw, "sweep": {"methods": {"fine_tuning": {"epochs": 2, **QUICK}}, "budgets": [0.5], **sweep}}
+
+
+def timed_config(checkpoint: Path, **sweep: Any) -> dict[str, Any]:
+    """The same with two devices, one of which is limited; batches of four."""
+    raw = sweep_config(checkpoint, **sweep)
+    raw["search"]["budget"] = {"latency": {"near": 0.25}}
+    raw["devices"] = {"near": {"backend": "torch"}, "far": {"backend": "torch", "threads": 2}}
+    raw["timing"] = {"batch_size": 4, "calibration": 6}
+    return raw

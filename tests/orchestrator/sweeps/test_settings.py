@@ -32,6 +32,24 @@ def test_a_grid_has_every_method_budget_seed_and_choice() -> None:
     assert {trial.ranks_from for trial in trials} == {None, "uniform"}
 
 
+def test_budgets_limit_devices_as_a_search_does_and_trials_are_named_by_them() -> None:
+    budgets = [
+        {"latency": {"cpu": "10 ms"}},
+        {"throughput": {"cpu": "2x"}, "macs": 0.4},
+        {"throughput": {"cpu": "500/s"}},
+    ]
+    made = plan(budgets=budgets)
+    assert [trial.name for trial in grid_of(made)] == [
+        "0000-fine_tuning-latency@cpu10ms-s0",
+        "0001-fine_tuning-throughput@cpu2x+macs0.4-s0",
+        "0002-fine_tuning-throughput@cpu500s-s0",
+    ]
+    assert made.devices == ("cpu",)
+    assert plan().devices == ()
+    aimed = plan(budgets=[0.5, 0.6], optuna={"trials": 2, "directions": {"latency_ms@cpu": "minimize"}})
+    assert aimed.devices == ("cpu",)
+
+
 def test_defaults_are_written_out() -> None:
     (trial,) = grid_of(plan(methods={"fine_tuning": None}))
     assert trial.settings["momentum"] == 0.9
@@ -59,7 +77,20 @@ def test_defaults_are_written_out() -> None:
         ({"budgets": [{"colour": 0.5}]}, r"^sweep\.budgets\.0\.colour: unknown cost"),
         (
             {"budgets": [{"latency_ms": {"cpu0": 4}}]},
-            r"^sweep\.budgets\.0\.latency@cpu0: a sweep limits",
+            r"^sweep\.budgets\.0\.latency@cpu0: unknown device 'cpu0'; `devices:` has cpu$",
+        ),
+        (
+            {"budgets": [{"throughput": {"cpu": 2}}]},
+            r"^sweep\.budgets\.0: throughput@cpu = 2 is no limit; write",
+        ),
+        ({"budgets": [{"latency": 4}]}, r"^sweep\.budgets\.0: latency needs the device that it is measured on"),
+        (
+            {"budgets": [{"latency": {"cpu": "4 ms"}}, {"latency": {"cpu": "4 ms"}}]},
+            r"^sweep\.budgets\.1: latency@cpu 4 ms stands twice",
+        ),
+        (
+            {"optuna": {"trials": 4, "directions": {"latency_ms@gpu": "minimize"}}, "budgets": [0.5, 0.6]},
+            r"^sweep\.optuna\.directions\.latency_ms@gpu: unknown device 'gpu'; `devices:` has cpu$",
         ),
         ({"seeds": [1, 1]}, r"^sweep\.seeds: a seed stands twice"),
         ({"seed": 1}, r"^sweep\.seed: unknown key; did you mean 'seeds'\?"),
@@ -105,3 +136,11 @@ def test_the_example_is_right(project: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setenv("RANKRAY_DATA", "unread")
     example = plan_sweep(yaml.safe_load((project / "examples" / "resnet20_sweep.yaml").read_text()), "example")
     assert len(grid_of(example)) == len(example.methods) * len(example.budgets) == 15
+
+
+def test_the_example_with_a_device_is_right(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RANKRAY_DATA", "unread")
+    path = project / "examples" / "resnet20_sweep_latency.yaml"
+    example = plan_sweep(yaml.safe_load(path.read_text()), "example")
+    assert example.devices == ("cpu",)
+    assert example.budgets == ({"throughput@cpu": "1.15x"}, {"throughput@cpu": "1.3x"})

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from search_spaces.budgets import Budget
 from search_spaces.costs import rank_space
-from search_spaces.errors import InfeasibleBudgetError
+from search_spaces.errors import ConfigError, InfeasibleBudgetError
 from search_spaces.schemes.registry import schemes
 from search_spaces.survey import survey
 from workers.models import CifarResNet
@@ -81,6 +81,12 @@ def measured(method, target):
     return dataclasses.replace(setup, space=space, budget=Budget(((cost.name, target),)), **few(setup))
 
 
+def run(trainable):
+    while not trainable.done:
+        trainable.step()
+    return trainable.finish()
+
+
 @pytest.mark.parametrize("method", SCHEMES)
 def test_a_latency_budget_is_met_by_measured_ranks_alone(method):
     setup = measured(method, 0.5)
@@ -92,6 +98,20 @@ def test_a_latency_budget_is_met_by_measured_ranks_alone(method):
     allowed = 1 - setup.budget.targets[0][1]
     assert 0.99 * allowed <= share <= allowed
     assert not result.structure.get("filters")
+
+
+@pytest.mark.parametrize("method", SCHEMES)
+def test_a_device_that_offers_few_ranks_is_met_as_closely_as_it_can_be(method):
+    setup = measured(method, 0.5)
+    layers = tuple(dataclasses.replace(one, ladder=one.ladder[:1], useful=1) for one in setup.space.layers)
+    setup = dataclasses.replace(setup, space=dataclasses.replace(setup.space, layers=layers))
+    result = run(start(method, {}, setup, epochs=0))
+    assert setup.budget.gap(setup.space, result.ranks) > 0.01 * 0.5
+
+
+def test_filters_alone_cannot_meet_a_latency():
+    with pytest.raises(ConfigError, match=r"^sweep\.learn: filters alone cannot meet latency@board"):
+        start("less", {}, measured("less", 0.5), learn="filters")
 
 
 @pytest.mark.parametrize(("method", "budget"), [("less", {"volume": 0.99}), ("haloc", {"parameters": 0.999})])
