@@ -17,7 +17,7 @@ import json
 import time
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,7 @@ from orchestrator.dispatch import Dispatch, Work
 from orchestrator.pool import IN_FLIGHT
 from orchestrator.provenance import provenance
 from orchestrator.searches.contract import Answer
-from search_spaces.candidates import Candidate, Score
+from search_spaces.candidates import Candidate, Precision, Score
 from search_spaces.rank_space import RankVector
 from workers.scorer import Change, child_of
 from workers.scoring import Scorer
@@ -43,11 +43,15 @@ PLAIN_SHARE = 0.05
 
 @dataclass(frozen=True)
 class Group:
-    """Candidates that are scored together, as changes of one parent, and what each must reach; none stops nobody."""
+    """Candidates that are scored together, as changes of one parent, and what each must reach; none stops nobody.
+
+    All are scored in one precision.
+    """
 
     parent: RankVector
     changes: tuple[Change, ...]
     bounds: tuple[float | None, ...] = ()
+    precision: Precision = "float32"
 
     @property
     def children(self) -> list[RankVector]:
@@ -104,6 +108,12 @@ class Course:
         return sum(level.candidates for level in self.levels)
 
     @property
+    def in_bfloat16(self) -> int:
+        """How many of them were scored in bfloat16."""
+        groups = (group for level in self.levels for group in level.groups)
+        return sum(len(group.changes) for group in groups if group.precision == "bfloat16")
+
+    @property
     def without_values(self) -> int:
         """How many of them were stopped early, or failed."""
         return sum(level.without_values for level in self.levels)
@@ -134,7 +144,13 @@ def _change(parent: RankVector, candidate: Candidate) -> Change:
 
 def score_groups(scorer: Scorer, groups: Sequence[Group]) -> list[list[Score]]:
     """Scores every group, in order."""
-    return [scorer.score(group.parent, group.changes, group.bounds or None) for group in groups]
+    return [
+        [
+            replace(score, precision=group.precision)
+            for score in scorer.score(group.parent, group.changes, group.bounds or None)
+        ]
+        for group in groups
+    ]
 
 
 def run_course(network: Network, file: Path) -> Course:
@@ -176,11 +192,14 @@ class _Runner:
     def __init__(self, network: Network, file: Path, search_seconds: float, plain_seconds: float) -> None:
         self.commit = str(provenance({"model": "", "data": ""})["git_commit"])
         self._network, self._file = network, file
-        self._scorer, self._plain = network.fast_scorer(), PlainPass(network)
+        precisions = dict.fromkeys(("float32", network.prepared.config.search.screens_in))
+        self._scorers = {precision: network.fast_scorer(precision) for precision in precisions}
+        self._plain = PlainPass(network)
         self._dispatch, self._stops = Dispatch(mix_parents=True), network.prepared.config.search.stops_early
         self._search_seconds, self._plain_seconds = search_seconds, plain_seconds
         first = [Group(network.prepared.space.dense, ({},))]
-        score_groups(self._scorer, first)  # torch warms up
+        for scorer in self._scorers.values():
+            score_groups(scorer, first)  # torch warms up
         self._plain.time(first[0].parent)
 
     def run(self, search: Any) -> list[Level]:
@@ -214,9 +233,9 @@ class _Runner:
                 return groups, found
             work = waiting.popleft()
             changes = tuple(_change(work.parent, candidate) for candidate in work.candidates)
-            groups.append(Group(work.parent, changes, work.bounds))
+            groups.append(Group(work.parent, changes, work.bounds, work.precision))
             started = time.perf_counter()
-            found += score_groups(self._scorer, groups[-1:])
+            found += score_groups(self._scorers[work.precision], groups[-1:])
             self._dispatch.took(time.perf_counter() - started, len(work.candidates))
             search.tell(found[-1])
 
@@ -232,7 +251,7 @@ class _Runner:
     def _write(self, level: Level, state: dict[str, Any]) -> None:
         line = {
             "groups": [
-                [group.parent, [list(change.items()) for change in group.changes], group.bounds]
+                [group.parent, [list(change.items()) for change in group.changes], group.bounds, group.precision]
                 for group in level.groups
             ],
             "values": level.values,
@@ -249,10 +268,13 @@ def _header(network: Network) -> Any:
     """What a course must have been recorded with to be of use.
 
     Settings at their defaults are left out, so that a new one does not make hours of searching worthless; those of
-    screening are all there, because they are what is tried.
+    screening are all there, because they are what is tried, but for the precision that there was before others.
     """
     search = network.prepared.config.search
-    settings = search.model_dump(exclude_defaults=True) | {"screening": search.model_dump()["screening"]}
+    screening = search.model_dump()["screening"]
+    if screening is not None and screening["precision"] == "float32":
+        del screening["precision"]
+    settings = search.model_dump(exclude_defaults=True) | {"screening": screening}
     calls = "candidates stopped early" if search.stops_early else "several parents together"
     header = {
         "search": settings,
@@ -302,16 +324,21 @@ def _stretch(network: Network, other: Path, header: dict[str, Any]) -> list[dict
 
 def _level(line: dict[str, Any]) -> Level:
     groups = tuple(
-        Group(tuple(parent), tuple(dict(change) for change in changes), tuple(*bounds))
-        for parent, changes, *bounds in line["groups"]
+        Group(tuple(parent), tuple(dict(change) for change in changes), *_rest(*rest))
+        for parent, changes, *rest in line["groups"]
     )
     values = tuple(tuple(group) for group in line["values"])
     return Level(groups, values, line["seconds"], tuple(line["plain_seconds"]))
 
 
+def _rest(bounds: Sequence[float | None] = (), precision: Precision = "float32") -> tuple[Any, Precision]:
+    """What older courses leave out of a group."""
+    return tuple(bounds), precision
+
+
 def _scores(level: Level) -> list[list[Score]]:
     return [
-        [Score(ranks, one) for ranks, one in zip(group.children, values, strict=True) if one]
+        [Score(ranks, one, precision=group.precision) for ranks, one in zip(group.children, values, strict=True) if one]
         for group, values in zip(level.groups, level.values, strict=True)
     ]
 

@@ -16,9 +16,10 @@ from orchestrator.preparation import Prepared, prepare
 from orchestrator.searches.contract import Search
 from orchestrator.searches.mbs import MBSSettings, StepAndBeam
 from orchestrator.searches.registry import search_methods
+from search_spaces.candidates import Precision
 from search_spaces.schemes.contract import Factors
 from workers.batch import accuracy
-from workers.scoring import Scorer, Subject, make_scorer
+from workers.scoring import Scorer, Subject, make_scorer, reason_against_bfloat16
 
 __all__ = ["Network", "cifar_network", "random_network"]
 
@@ -39,22 +40,28 @@ class Network:
             for layer, scheme in zip(layers, schemes, strict=True)
         }
 
-    def fast_scorer(self) -> Scorer:
-        """The scorer that resumes at the changed layer, as an evaluator has it."""
+    def fast_scorer(self, precision: Precision = "float32") -> Scorer:
+        """The scorer that resumes at the changed layer, as an evaluator has it.
+
+        Raises:
+            RuntimeError: the network cannot be scored in bfloat16 here.
+        """
         prepared, search = self.prepared, self.prepared.config.search
-        return make_scorer(
-            "resumed",
-            Subject(
-                lambda: copy.deepcopy(prepared.model),
-                prepared.found.layers,
-                prepared.schemes,
-                self.factors,
-                prepared.validation,
-                accuracy,
-                prepared.config.data.slice_size,
-                search.objective if search.stops_early else "",
-            ),
+        subject = Subject(
+            lambda: copy.deepcopy(prepared.model),
+            prepared.found.layers,
+            prepared.schemes,
+            self.factors,
+            prepared.validation,
+            accuracy,
+            prepared.config.data.slice_size,
+            search.objective if search.stops_early else "",
         )
+        if precision == "bfloat16":
+            reason = reason_against_bfloat16("resumed", subject, [prepared.space.dense])
+            if reason:
+                raise RuntimeError(f"{self.name} cannot be scored in bfloat16: {reason}")
+        return make_scorer("resumed", subject, precision)
 
     def start_search(self, state: Mapping[str, Any] | None = None) -> Search:
         """The search that the config asks for, from its beginning or from a former `state()`."""

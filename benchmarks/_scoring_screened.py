@@ -1,4 +1,7 @@
-"""Screened mBS against exact mBS and the plain pass: time, candidates, and how good the answers are."""
+"""Screened mBS against exact mBS and the plain pass: time, candidates, and how good the answers are.
+
+Screened in float32 and in bfloat16, the latter with more children a level, for which it leaves time.
+"""
 
 from __future__ import annotations
 
@@ -22,6 +25,13 @@ __all__ = ["QUICK", "ScreenedSize", "measure", "show_found"]
 
 TARGET_RATIO = 30.0
 TEST_SLICE = 250
+
+WAYS: Mapping[str, Sequence[str]] = {
+    "exact": [],
+    "screened": ["search.screening={}"],
+    "screened_bfloat16": ["search.screening={keep: 4, precision: bfloat16}"],
+}
+"""What each way sets, as `--set` takes it."""
 
 
 @dataclass(frozen=True)
@@ -66,11 +76,11 @@ def measure(
 
 def _cell(depth: int, target: float, seed: int, images: int, folder: Path) -> dict[str, Any]:
     cell: dict[str, Any] = {}
-    for way, overrides in {"exact": [], "screened": ["search.screening={}"]}.items():
+    for way, overrides in WAYS.items():
         network = cifar_network(depth, images, target, [f"search.seed={seed}", *overrides])
         course = run_course(network, folder / f"{network.name}-c{target:g}-s{seed}-n{images}-{way}.jsonl")
         cell[way] = _run(network, course)
-    for way in ("exact", "screened"):
+    for way in WAYS:
         # The plain pass would score what the exact search scores; its seconds are those of the same minutes.
         cell[way]["plain_over_this"] = cell[way]["plain_seconds"] * cell["exact"]["candidates"] / cell[way]["seconds"]
     return cell
@@ -92,6 +102,7 @@ def _run(network: Network, course: Course) -> dict[str, Any]:
         "seconds": course.seconds,
         "levels": len(course.levels),
         "candidates": course.candidates,
+        "in_bfloat16": course.in_bfloat16,
         "skipped": course.skipped,
         "plain_seconds": statistics.mean(course.plain_seconds),
         "plain_passes": len(course.plain_seconds),
@@ -111,14 +122,15 @@ def _summary(cells: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     for depth, target in sorted({(cell["depth"], cell["target"]) for cell in cells}):
         same = [cell for cell in cells if (cell["depth"], cell["target"]) == (depth, target)]
         row: dict[str, Any] = {"depth": depth, "target": target, "seeds": sorted(cell["seed"] for cell in same)}
-        for way in ("exact", "screened"):
+        ways = [way for way in WAYS if all(way in cell for cell in same)]  # cells of older runs may lack one
+        for way in ways:
             row[way] = {
                 key: statistics.mean(cell[way][key] for cell in same)
                 for key in ("seconds", "candidates", "skipped", "plain_over_this", "validation_loss", "test_accuracy")
             }
             row[way]["lowest_plain_over_this"] = min(cell[way]["plain_over_this"] for cell in same)
-        for key in ("validation_loss", "test_accuracy"):
-            row[f"{key}_difference"] = summary([cell["screened"][key] - cell["exact"][key] for cell in same])
+        for way, key in product(ways[1:], ("validation_loss", "test_accuracy")):
+            row[way][f"{key}_difference"] = summary([cell[way][key] - cell["exact"][key] for cell in same])
         rows.append(row)
     return rows
 
@@ -128,7 +140,7 @@ def show_found(found: Mapping[str, Any]) -> None:
     columns = ["", "seconds", "scored", "skipped", "plain / this", "validation loss", "test accuracy"]
     rows = []
     for name, cell in sorted(found["cells"].items()):
-        rows += [_row(f"{name} {way}", cell[way]) for way in ("exact", "screened")]
+        rows += [_row(f"{name} {_named(way)}", cell[way]) for way in WAYS if way in cell]
     show(
         "Exact and screened searches, one thread; plain / this: how many times as long the plain way takes",
         columns,
@@ -137,8 +149,12 @@ def show_found(found: Mapping[str, Any]) -> None:
     rows = []
     for one in found["summary"]:
         label = f"ResNet-{one['depth']}, C_d {one['target']:g}, seeds {' '.join(map(str, one['seeds']))}"
-        rows += [_row(f"{label}: {way}", one[way]) for way in ("exact", "screened")]
+        rows += [_row(f"{label}: {_named(way)}", one[way]) for way in WAYS if way in one]
     show("Means over the seeds", columns, rows)
+
+
+def _named(way: str) -> str:
+    return way.replace("_", " in ")
 
 
 def _row(name: str, one: Mapping[str, Any]) -> list[str]:

@@ -12,7 +12,8 @@ evaluators  one and two evaluators on Ray. `per_second`, `two_over_one`, `one_ov
 interleaved mBS with two settings under three budgets, one search at a time and all on one pool. `one_by_one`,
             `interleaved`, `one_by_one_over_interleaved`, `scoring_ratio`, `answers` (whether they are the same).
 growth      seconds per candidate by network, beam size and batch. `layers`, `beam`, `batch`.
-screened    screened and exact searches of ResNet-20 and ResNet-56, three C_d, three seeds. `cells`, `summary`.
+screened    exact searches, and those screened in float32 and in bfloat16, of ResNet-20 and ResNet-56, three C_d, three
+            seeds. `cells`, `summary`.
 
 The JSON file has `results` by part; a part that is run again replaces itself alone. Each also has `finished`,
 `machine`, `git_commit` and `seconds`. What takes long is not lost: searches are recorded level by level as courses and

@@ -268,10 +268,13 @@ def _show_sweep(sweep: Any, console: Console) -> None:
         raise RunStoppedError(f"{lost} of {len(table)} {what}; `rankray resume {location}` tries again")
 
 
-def _unscored(result: Mapping[str, Any]) -> str:
+def _how_scored(result: Mapping[str, Any]) -> str:
+    """In which precision, and how many were not."""
+    rough = result.get("in_bfloat16", 0)
+    again = f" ({rough:,} in bfloat16, the best {result['evaluations'] - rough:,} again in float32)" if rough else ""
     stopped = f", {result['stopped']:,} stopped early" if result.get("stopped") else ""
     skipped = f", {result['skipped']:,} skipped by screening" if result.get("skipped") else ""
-    return f"{stopped}{skipped}," if stopped or skipped else ""
+    return f"{again}{stopped}{skipped}," if stopped or skipped else again
 
 
 def _latency_line(device: str, entry: Mapping[str, Any]) -> str:
@@ -284,7 +287,7 @@ def _latency_line(device: str, entry: Mapping[str, Any]) -> str:
 
 
 def _result_lines(result: dict[str, Any]) -> Sequence[str]:
-    scored = f"{result['evaluations']:,} candidates scored{_unscored(result)}"
+    scored = f"{result['evaluations']:,} candidates scored{_how_scored(result)}"
     lines = [
         f"{scored} in {result['seconds']:,.1f} s by {result['search']}",
         *(

@@ -14,7 +14,7 @@ from orchestrator.score_memory import Delivery
 from orchestrator.searches.contract import Answer, Search
 from orchestrator.searches.objective import OBJECTIVES
 from orchestrator.shared_time import SharedTime
-from search_spaces.rank_space import RankVector
+from search_spaces.candidates import Key
 
 __all__ = ["Course"]
 
@@ -29,8 +29,8 @@ class Course:
     Attributes:
         name: tells it from others on the same pool.
         log: of the run directory.
-        held: rank vectors whose scores the run directory holds.
-        stopped: rank vectors whose scoring was stopped early.
+        held: keys of the scores that the run directory holds.
+        stopped: keys of candidates whose scoring was stopped early.
         recorded: scores of former processes.
         seconds_before: of former processes.
         shared_time: that of the pool.
@@ -41,8 +41,8 @@ class Course:
     run: RunDirectory
     log: EvaluationLog
     search: Search
-    held: set[RankVector]
-    stopped: set[RankVector]
+    held: set[Key]
+    stopped: set[Key]
     seconds_before: float
     shared_time: SharedTime
     recorded: int = field(init=False)
@@ -65,12 +65,12 @@ class Course:
         Raises:
             RunStoppedError: they cannot be written.
         """
-        fresh = [one for one in deliveries if one.candidate.ranks not in self.held]
+        fresh = [one for one in deliveries if one.candidate.key not in self.held]
         for first in (True, False):
             rows = [(one.candidate, one.score) for one in fresh if one.first is first]
             self.log.record(rows, taken_over=not first)
         for one in fresh:
-            (self.stopped if one.score.stopped else self.held).add(one.candidate.ranks)
+            (self.stopped if one.score.stopped else self.held).add(one.candidate.key)
         self.search.tell([one.score for one in deliveries])
 
     @property

@@ -1,7 +1,7 @@
 """Dispatch: which candidates go to an evaluator next. Pure bookkeeping; the pool does what it decides.
 
 Candidates with one parent are scored together, and with those of other parents where evaluators compute once what the
-parents have in common. Groups shrink towards the end of a level, so that evaluators finish
+parents have in common; a call has one precision. Groups shrink towards the end of a level, so that evaluators finish
 together; a group whose evaluator was lost comes back one by one, so that a candidate that kills evaluators is found.
 Where several searches ask, they take turns call by call, and a call is a few seconds of work for all of them: a search
 waits for at most one call of each of the others, however much these have queued.
@@ -17,7 +17,7 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from search_spaces.candidates import Bound, Candidate
+from search_spaces.candidates import Bound, Candidate, Precision
 from search_spaces.rank_space import RankVector
 
 __all__ = ["Dispatch", "Work"]
@@ -34,7 +34,7 @@ SMALLEST_SHARE = 8
 
 @dataclass(frozen=True)
 class Work:
-    """Candidates for one call, how often that was tried before, and what each must reach.
+    """Candidates of one precision for one call, how often that was tried before, and what each must reach.
 
     `parent` is that of the first; `bounds` is empty where nobody can be stopped early.
     """
@@ -44,13 +44,19 @@ class Work:
     attempt: int = 0
     bounds: tuple[float | None, ...] = ()
 
+    @property
+    def precision(self) -> Precision:
+        """In which all are to be scored."""
+        return self.candidates[0].precision
 
+
+_Asker = tuple[str, Precision]
 _ByParent = dict[RankVector, deque[Candidate]]
 
 
 @dataclass
 class Dispatch:
-    """Queues candidates by who asks and by parent, and cuts them into calls.
+    """Queues candidates by who asks, in which precision, and by parent, and cuts them into calls.
 
     Args:
         attempts: how often a candidate may be tried before it is given up.
@@ -60,7 +66,7 @@ class Dispatch:
     attempts: int = 3
     mix_parents: bool = False
     seconds_per_candidate: float | None = None
-    _fresh: dict[str, _ByParent] = field(default_factory=dict)  # whose turn it is comes first
+    _fresh: dict[_Asker, _ByParent] = field(default_factory=dict)  # whose turn it is comes first
     _again: deque[Work] = field(default_factory=deque)
     _bounds: dict[str, Bound] = field(default_factory=dict)
 
@@ -73,7 +79,7 @@ class Dispatch:
         """
         self._bounds[asker] = bound or _no_bound
         for candidate in candidates:
-            queues = self._fresh.setdefault(asker, {})
+            queues = self._fresh.setdefault((asker, candidate.precision), {})
             queues.setdefault(candidate.parent or candidate.ranks, deque()).append(candidate)
 
     def __len__(self) -> int:
@@ -98,7 +104,7 @@ class Dispatch:
         candidates = _taken(queues, parent, size)
         while self.mix_parents and queues and len(candidates) < size:
             candidates += _taken(queues, self._next_parent(asker, queues), size - len(candidates))
-        bounds = tuple(self._bounds[asker](candidate.ranks) for candidate in candidates)
+        bounds = tuple(self._bound(asker, candidate) for candidate in candidates)
         if queues:
             self._fresh[asker] = queues  # behind the others
         return Work(parent, candidates, bounds=() if all(bound is None for bound in bounds) else bounds)
@@ -121,23 +127,28 @@ class Dispatch:
             self._again.append(Work(work.parent, (candidate,), work.attempt + 1, work.bounds[number : number + 1]))
         return []
 
-    def _waits_for_bound(self, asker: str) -> bool:
+    def _bound(self, asker: _Asker, candidate: Candidate) -> float | None:
+        """What a candidate of the asker must reach."""
+        name, precision = asker
+        return self._bounds[name](candidate.ranks) if precision == "float32" else None
+
+    def _waits_for_bound(self, asker: _Asker) -> bool:
         """Whether it is not known yet what the asker's first candidate must reach."""
         return self._first_bound(asker) == -math.inf
 
-    def _first_bound(self, asker: str) -> float | None:
+    def _first_bound(self, asker: _Asker) -> float | None:
         """What the asker's first candidate must reach."""
         first = next(iter(self._fresh[asker].values()))[0]
-        return self._bounds[asker](first.ranks)
+        return self._bound(asker, first)
 
-    def _next_parent(self, asker: str, queues: _ByParent) -> RankVector:
+    def _next_parent(self, asker: _Asker, queues: _ByParent) -> RankVector:
         """The one with the most children left; while no bound is known the first, whose children look best."""
         first = next(iter(queues))
-        if self._bounds[asker](queues[first][0].ranks) == -math.inf:
+        if self._bound(asker, queues[first][0]) == -math.inf:
             return first
         return max(queues, key=lambda one: len(queues[one]))
 
-    def _group_size(self, evaluators: int, asker: str) -> int:
+    def _group_size(self, evaluators: int, asker: _Asker) -> int:
         """As many as fill `TARGET_S`, but not more than leaves every evaluator two more calls, unless they are few.
 
         A lone evaluator waits for nobody, and later calls know better bounds, where there are any.

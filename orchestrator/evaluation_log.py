@@ -48,11 +48,13 @@ SCHEMA = pa.schema(
         "status": pa.string(),
         "reason": pa.string(),
         "taken_over": pa.bool_(),
+        "precision": pa.string(),
     }
 )
 """Columns of `evaluations/*.parquet`, and one such as `compression_latency@orin` for every latency that is limited.
 Rank lists are aligned to the layers of `space.json`, null is dense; `compression` is that of the budget's first cost;
-`changed` is a layer's name; `taken_over` says that another search on the same evaluators had the candidate scored.
+`changed` is a layer's name; `taken_over` says that another search on the same evaluators had the candidate scored;
+`precision` is that of the passes it was scored by (null, of older runs, is float32).
 Ranks are numbers, or, where a run has ranks of more than one number, lists of them."""
 
 _JOURNAL = "evaluations/journal.jsonl"
@@ -83,7 +85,7 @@ class EvaluationLog:
         self._last_flush = time.monotonic()
 
     def recover(self) -> list[Score]:
-        """The scores of a former process, each rank vector once; its journal becomes a Parquet file.
+        """The scores of a former process, each rank vector once in a precision; its journal becomes a Parquet file.
 
         Candidates that were stopped are among them: for counting, not for telling a search.
         """
@@ -168,11 +170,14 @@ class EvaluationLog:
             "worker": score.worker,
             "status": score.status,
             "reason": score.reason,
+            "precision": score.precision,
         }
 
 
 def read_evaluations(storage: Storage) -> pd.DataFrame:
-    """Every recorded row, each rank vector once, in the order of recording: its score, also where it was once stopped.
+    """Every recorded row in the order of recording, each rank vector once in a precision.
+
+    That is its score, also where it was once stopped.
 
     Raises:
         ConfigError: a Parquet file that cannot be read (named).
@@ -198,8 +203,9 @@ def read_evaluations(storage: Storage) -> pd.DataFrame:
     frame["ranks"] = frame["ranks"].map(rank_vector_from)
     frame["parent"] = frame["parent"].map(lambda value: None if value is None else rank_vector_from(value))
     frame["taken_over"] = frame["taken_over"].eq(True)  # null in older runs
+    frame["precision"] = frame["precision"].fillna("float32")
     scored_first = frame.sort_values("status", key=lambda status: status == "stopped", kind="stable")
-    return scored_first.drop_duplicates("ranks").sort_index().reset_index(drop=True)
+    return scored_first.drop_duplicates(["ranks", "precision"]).sort_index().reset_index(drop=True)
 
 
 def scores_in(frame: pd.DataFrame) -> list[Score]:
@@ -266,4 +272,5 @@ def _score(row: dict[Any, Any]) -> Score:
         row["worker"],
         row["status"],
         row["reason"],
+        precision=row["precision"],
     )

@@ -53,6 +53,7 @@ class Finishing:
         else:
             effort = Effort(
                 evaluations=len(course.held),
+                in_bfloat16=sum(precision == "bfloat16" for _, precision in course.held),
                 taken_over=course.log.taken_over,
                 stopped=len(course.stopped - course.held),
                 skipped=course.search.skipped,

@@ -14,7 +14,7 @@ from rich.table import Table
 
 from orchestrator.config.schema import ClusterSettings
 from orchestrator.local_step import learn_here
-from orchestrator.preparation import Prepared, slower_way
+from orchestrator.preparation import Prepared, screening_precision, slower_way
 from orchestrator.progress import duration
 from orchestrator.ray_cluster import connect
 from orchestrator.searches.registry import search_methods
@@ -27,7 +27,7 @@ from search_spaces.rank_space import Rank, RankSpace, RankVector
 from search_spaces.schemes.channel_svd import ChannelSVD
 from search_spaces.schemes.contract import Factors, Scheme
 from search_spaces.schemes.spatial_svd import SpatialSVD
-from workers.scoring import Way, choose_scoring, make_scorer
+from workers.scoring import Way, choose_scoring, make_scorer, reason_against_bfloat16
 
 __all__ = ["Plan", "make_plan", "show_plan"]
 
@@ -49,6 +49,7 @@ class Plan:
         seconds_per_candidate: mean of a few, measured here with the threads of one evaluator.
         evaluators: how many the cluster holds.
         way, reason: how candidates are scored, and why no faster.
+        against_bfloat16: why they are not screened in bfloat16, where that is asked for; None where it is not.
     """
 
     candidates: int
@@ -57,6 +58,7 @@ class Plan:
     evaluators: int
     way: Way = "resumed"
     reason: str = ""
+    against_bfloat16: str | None = None
 
     @property
     def seconds(self) -> float:
@@ -78,8 +80,8 @@ def make_plan(prepared: Prepared) -> Plan:
         )
     prepared = learn_here(prepared)
     candidates, complete = _dry_run(prepared)
-    seconds, way, reason = _seconds_per_candidate(prepared)
-    return Plan(candidates, complete, seconds, _evaluators(prepared.config.cluster), way, reason)
+    seconds, way, reason, against = _seconds_per_candidate(prepared)
+    return Plan(candidates, complete, seconds, _evaluators(prepared.config.cluster), way, reason, against)
 
 
 def _dry_run(prepared: Prepared) -> tuple[int, bool]:
@@ -97,11 +99,14 @@ def _dry_run(prepared: Prepared) -> tuple[int, bool]:
 
 
 def _made_up(candidate: Candidate, compression: float) -> Score:
-    return Score(candidate.ranks, {"accuracy": 1 - compression, "loss": compression, "kl": compression})
+    values = {"accuracy": 1 - compression, "loss": compression, "kl": compression}
+    return Score(candidate.ranks, values, precision=candidate.precision)
 
 
-def _seconds_per_candidate(prepared: Prepared) -> tuple[float, Way, str]:
+def _seconds_per_candidate(prepared: Prepared) -> tuple[float, Way, str, str | None]:
     """Mean seconds of a level's children at half their useful ranks, by the way the search will take, and why.
+
+    The last is why bfloat16 is not used that was asked for; None where it was not.
 
     The children lower layers that are spread evenly over the network, because those near its end cost less. Factors of
     noise take as long as real ones.
@@ -117,12 +122,14 @@ def _seconds_per_candidate(prepared: Prepared) -> tuple[float, Way, str]:
         lowest, halves = space.smallest, space.at([max(1, layer.useful // 2) for layer in space.layers])
         subject = prepared.subject(factors)
         way, reason = choose_scoring(subject, [halves])
-        scorer = make_scorer(way, subject)
+        asked = prepared.config.search.screens_in == "bfloat16"
+        against = reason_against_bfloat16(way, subject, [halves]) if asked else None
+        scorer = make_scorer(way, subject, "bfloat16" if against == "" else "float32")
         spread = range(0, len(layers), -(-len(layers) // _PROBES))
         scorer.score(halves, [{0: lowest[0]}])  # warms up
         started = time.perf_counter()
         scorer.score(halves, [{index: lowest[index] if halves[index] != lowest[index] else None} for index in spread])
-        return (time.perf_counter() - started) / len(spread), way, reason
+        return (time.perf_counter() - started) / len(spread), way, reason, against
     finally:
         torch.set_num_threads(before)
 
@@ -158,6 +165,8 @@ def show_plan(prepared: Prepared, plan: Plan, console: Console) -> None:
     )
     if plan.reason:
         console.print(f"{slower_way(plan.way)}, because {plan.reason}", highlight=False)
+    if plan.against_bfloat16 is not None:
+        console.print(screening_precision(plan.against_bfloat16), highlight=False)
 
 
 def _some_stop_early(prepared: Prepared, plan: Plan) -> bool:

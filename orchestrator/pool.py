@@ -213,7 +213,9 @@ class Pool:
         now = time.monotonic()
         if not worker.calls:
             worker.since = now
-        answer = worker.actor.score.remote(work.parent, changes, *((work.bounds,) if work.bounds else ()))
+        precision = {} if work.precision == "float32" else {"precision": work.precision}
+        bounds = (work.bounds,) if work.bounds else ()
+        answer = worker.actor.score.remote(work.parent, changes, *bounds, **precision)
         worker.calls.append(_Call(answer, work, now))
 
     def _harvest(self, worker: _Worker) -> list[Score]:
@@ -254,7 +256,7 @@ class Pool:
             scores: list[Score] = ray.get(call.ref)
         except RayTaskError as error:
             reason = _one_line(error.cause if error.cause is not None else error)
-            return [Score(c.ranks, worker=worker.name, status="error", reason=reason) for c in call.work.candidates]
+            return [_without_values(one, worker.name, "error", reason) for one in call.work.candidates]
         self._dispatch.took(time.monotonic() - started, len(scores))
         return scores
 
@@ -276,13 +278,17 @@ class Pool:
                 self._dispatch.put_back(call.work)
                 continue
             for candidate in self._dispatch.lost(call.work):
-                given_up.append(Score(candidate.ranks, worker=worker.name, status=status, reason=cause))
+                given_up.append(_without_values(candidate, worker.name, status, cause))
         if self._restarts > 0:
             self._restarts -= 1
             self._start_one()
         elif not self._workers:
             raise WorkerLostError(*self._last_loss)
         return given_up
+
+
+def _without_values(candidate: Candidate, worker: str, status: Status, reason: str) -> Score:
+    return Score(candidate.ranks, worker=worker, status=status, reason=reason, precision=candidate.precision)
 
 
 def _difference(parent: RankVector, ranks: RankVector) -> dict[int, Rank | None]:

@@ -35,7 +35,7 @@ from workers.scoring import Subject, Way
 from workers.shared_tensors import adopt, skeleton, weights_of
 from workers.splits import collect, data_fingerprint, draw_calibration, draw_validation
 
-__all__ = ["Prepared", "build_model", "prepare", "slower_way", "static_limits"]
+__all__ = ["Prepared", "build_model", "prepare", "screening_precision", "slower_way", "static_limits"]
 
 
 STATISTICS_SLICE = 256
@@ -176,6 +176,17 @@ def slower_way(way: Way) -> str:
     return (
         "every candidate runs the model's own forward, with its parent's outputs of the layers before the changed one"
     )
+
+
+def screening_precision(reason: str) -> str:
+    """In which precision candidates are screened where bfloat16 was asked for.
+
+    Args:
+        reason: against it; empty for none.
+    """
+    if reason:
+        return f"candidates are screened in float32, not in bfloat16, because {reason}"
+    return "candidates are screened in bfloat16; the best are scored again in float32"
 
 
 def _check_limits(config: Config) -> None:

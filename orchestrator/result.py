@@ -25,7 +25,9 @@ class Effort:
     """What a search took.
 
     Attributes:
-        evaluations: candidates whose scores it used.
+        evaluations: scores that it used.
+        in_bfloat16: those of them that are in bfloat16: all levels where they are screened so. The others, those of the
+            best few at the end, are in float32.
         taken_over: those of them that another search on the same evaluators had scored.
         stopped: candidates whose scoring was stopped, as they could not be among the best any more; not in
             `evaluations`.
@@ -35,6 +37,7 @@ class Effort:
     """
 
     evaluations: int
+    in_bfloat16: int
     taken_over: int
     stopped: int
     skipped: int

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from search_spaces.candidates import Candidate, Score
+from search_spaces.candidates import Candidate, Key, Score
 from search_spaces.rank_space import RankVector
 
 __all__ = ["Delivery", "ScoreMemory"]
@@ -35,19 +35,19 @@ class Delivery:
 
 @dataclass
 class ScoreMemory:
-    """Hands every score to all searches that ask for its rank vector, now or later. Pure bookkeeping.
+    """Hands every score to all searches that ask for its rank vector in its precision, now or later. Pure bookkeeping.
 
     A candidate whose scoring was stopped has no score: that is handed to the searches for which it is enough to know,
     and for those that came later it is asked again.
     """
 
-    _scores: dict[RankVector, Score] = field(default_factory=dict)
-    _waiting: dict[RankVector, dict[str, Candidate]] = field(default_factory=dict)  # who had it scored comes first
+    _scores: dict[Key, Score] = field(default_factory=dict)
+    _waiting: dict[Key, dict[str, Candidate]] = field(default_factory=dict)  # who had it scored comes first
     _again: list[tuple[str, Candidate]] = field(default_factory=list)
 
     def remember(self, scores: Iterable[Score]) -> None:
         """Takes scores of former processes."""
-        self._scores.update({score.ranks: score for score in scores})
+        self._scores.update({score.key: score for score in scores})
 
     def ask(self, asker: str, candidates: Sequence[Candidate]) -> tuple[list[Candidate], list[Delivery]]:
         """Takes what a search asks for.
@@ -58,18 +58,18 @@ class ScoreMemory:
         """
         fresh, known = [], []
         for candidate in candidates:
-            score = self._scores.get(candidate.ranks)
+            score = self._scores.get(candidate.key)
             if score is not None:
                 known.append(Delivery(asker, candidate, score, first=False, seconds=0.0))
                 continue
-            if candidate.ranks not in self._waiting:
+            if candidate.key not in self._waiting:
                 fresh.append(candidate)
-            self._waiting.setdefault(candidate.ranks, {})[asker] = candidate
+            self._waiting.setdefault(candidate.key, {})[asker] = candidate
         return fresh, known
 
     def waiting(self, ranks: RankVector) -> Sequence[str]:
-        """The searches that wait for a candidate."""
-        return list(self._waiting.get(ranks, {}))
+        """The searches that wait for a candidate in float32: no others have bounds."""
+        return list(self._waiting.get((ranks, "float32"), {}))
 
     def told(self, scores: Sequence[Score], bound: BoundOf) -> Mapping[str, list[Delivery]]:
         """Takes scores that came; returns them by the searches that wait for them.
@@ -79,11 +79,11 @@ class ScoreMemory:
         """
         found: dict[str, list[Delivery]] = {}
         for score in scores:
-            waiting = self._waiting.pop(score.ranks, {})
+            waiting = self._waiting.pop(score.key, {})
             if score.stopped:
                 waiting = self._for_whom_it_is_enough(score, waiting, bound)
             else:
-                self._scores[score.ranks] = score
+                self._scores[score.key] = score
             for place, (asker, candidate) in enumerate(waiting.items()):
                 delivery = Delivery(asker, candidate, score, place == 0, score.seconds / len(waiting))
                 found.setdefault(asker, []).append(delivery)
@@ -103,6 +103,6 @@ class ScoreMemory:
             least = bound(asker, score.ranks)
             (enough if least is not None and score.at_most < least else others)[asker] = candidate
         if others:
-            self._waiting[score.ranks] = others
+            self._waiting[score.key] = others
             self._again.append(next(iter(others.items())))
         return enough

@@ -16,20 +16,21 @@ from orchestrator.following import Following
 from orchestrator.hardware.timed_search import timed_search
 from orchestrator.local_step import Learned
 from orchestrator.pool import Pool, PoolEvents
-from orchestrator.preparation import Prepared, slower_way
+from orchestrator.preparation import Prepared, screening_precision, slower_way
 from orchestrator.progress import Observer
 from orchestrator.ray_cluster import Cluster, connect
 from orchestrator.run_directory import RunDirectory
 from orchestrator.score_memory import ScoreMemory
+from orchestrator.searches.contract import ScreeningSearch
 from orchestrator.shared import StoredModel, share, store_model
 from orchestrator.shared_time import SharedTime
 from search_spaces.candidates import Score
 from search_spaces.errors import RankRayError, RunInterruptedError
-from search_spaces.rank_space import RankSpace
+from search_spaces.rank_space import RankSpace, RankVector
 from search_spaces.schemes.contract import Factors
 from workers.evaluator import Evaluator, Shared
 from workers.factoriser import factors_from
-from workers.scoring import Subject, Way, choose_scoring, reason_against_stopping
+from workers.scoring import Subject, Way, choose_scoring, reason_against_bfloat16, reason_against_stopping
 
 __all__ = ["SearchToRun", "run_search", "run_searches"]
 
@@ -162,7 +163,9 @@ class _Group:
         shared, references = share(first, model, learned, spaces)
         stored = ray.get(references)
         factors = {layer.name: factors_from(one) for layer, one in zip(first.found.layers, stored, strict=True)}
-        way = choose_way(first.subject(factors), spaces, self.observer)
+        subject = first.subject(factors)
+        way = choose_way(subject, spaces, self.observer)
+        _choose_precision(courses, subject, way, self.observer)
         shared = replace(shared, way=way, stop_by=_stop_by(first, factors, way, self.observer))
         with Finishing(factors, self.ended) as finishing:
             pool = _start_pool(first, shared, size, self.observer)
@@ -201,8 +204,8 @@ class _Group:
             opened.run,
             opened.log,
             search,
-            held={score.ranks for score in opened.scores},
-            stopped={score.ranks for score in opened.recorded if score.stopped},
+            held={score.key for score in opened.scores},
+            stopped={score.key for score in opened.recorded if score.stopped},
             seconds_before=opened.former["seconds"],
             shared_time=self.shared_time,
         )
@@ -234,11 +237,28 @@ def choose_way(subject: Subject, spaces: Sequence[RankSpace], observer: Observer
     Raises:
         ConfigError: no way gives what the assembled network gives.
     """
-    halves = [space.at([max(1, layer.useful // 2) for layer in space.layers]) for space in spaces]
-    way, reason = choose_scoring(subject, list(dict.fromkeys([spaces[0].dense, *halves])))
+    way, reason = choose_scoring(subject, _checked(spaces))
     if reason:
         observer.say(f"{slower_way(way)}, because {reason}; the answer is the same, later")
     return way
+
+
+def _checked(spaces: Sequence[RankSpace]) -> list[RankVector]:
+    """Rank vectors on which ways of scoring are compared: the dense network, and half of every space's useful ranks."""
+    halves = [space.at([max(1, layer.useful // 2) for layer in space.layers]) for space in spaces]
+    return list(dict.fromkeys([spaces[0].dense, *halves]))
+
+
+def _choose_precision(courses: Sequence[Course], subject: Subject, way: Way, observer: Observer) -> None:
+    """Has searches that would be screened in bfloat16 be screened in float32 where that does not do."""
+    wanting = [course for course in courses if course.prepared.config.search.screens_in == "bfloat16"]
+    if not wanting:
+        return
+    reason = reason_against_bfloat16(way, subject, _checked([course.prepared.space for course in wanting]))
+    observer.say(screening_precision(reason))
+    for course in wanting:
+        if reason and isinstance(course.search, ScreeningSearch):
+            course.search.screen_in("float32")
 
 
 def _stop_by(prepared: Prepared, factors: Mapping[str, Factors], way: Way, observer: Observer) -> str:

@@ -58,10 +58,22 @@ class Batch:
             inputs = self.inputs.to(device)
         return Batch(inputs, self.labels.to(device))
 
+    def cast(self, dtype: torch.dtype) -> Batch:
+        """The same batch with floating-point inputs in another type; labels and whole numbers stay."""
+        if isinstance(self.inputs, dict):
+            inputs: Inputs = {name: _cast(tensor, dtype) for name, tensor in self.inputs.items()}
+        else:
+            inputs = _cast(self.inputs, dtype)
+        return Batch(inputs, self.labels)
+
     def _between(self, start: int, end: int) -> Batch:
         if isinstance(self.inputs, dict):
             return Batch({name: tensor[start:end] for name, tensor in self.inputs.items()}, self.labels[start:end])
         return Batch(self.inputs[start:end], self.labels[start:end])
+
+
+def _cast(tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    return tensor.to(dtype) if tensor.is_floating_point() else tensor
 
 
 def stack(samples: Sequence[Any], key: str = "data") -> Batch:

@@ -10,7 +10,7 @@ import ray
 import torch
 from torch import nn
 
-from search_spaces.candidates import Score
+from search_spaces.candidates import Precision, Score
 from search_spaces.layers import Layer
 from search_spaces.rank_space import RankVector
 from search_spaces.schemes.registry import schemes
@@ -20,7 +20,7 @@ from workers.batch_norms import normalise_by_batch
 from workers.factoriser import factors_from
 from workers.import_path import import_object
 from workers.scorer import Change
-from workers.scoring import Subject, Way, make_scorer
+from workers.scoring import Scorer, Subject, Way, make_scorer
 from workers.shared_tensors import Stored, adopt, changed, checksums, unpack
 
 __all__ = ["Evaluator", "Shared", "batch_to_tensors", "shared_checksums"]
@@ -86,21 +86,30 @@ class Evaluator:
         )
         if shared.batch_statistics:
             subject = replace(subject, slice_size=len(subject.batch))
-        self._scorer = make_scorer(shared.way, subject)
+        self._subject = subject
+        self._scorers: dict[Precision, Scorer] = {"float32": make_scorer(shared.way, subject)}
 
     def ready(self) -> str:
         """Answers with its name once it can score."""
         return self._name
 
     def score(
-        self, parent: RankVector, changes: Sequence[Change], bounds: Sequence[float | None] | None = None
+        self,
+        parent: RankVector,
+        changes: Sequence[Change],
+        bounds: Sequence[float | None] | None = None,
+        precision: Precision = "float32",
     ) -> list[Score]:
         """Scores the children of one parent, in their order. A pure function: asking twice does no harm.
 
         Args:
             bounds: what each must reach, where that is known; see `Bound`.
+            precision: of the passes.
         """
-        return [replace(score, worker=self._name) for score in self._scorer.score(parent, changes, bounds)]
+        if precision not in self._scorers:
+            self._scorers[precision] = make_scorer(self._shared.way, self._subject, precision)
+        scores = self._scorers[precision].score(parent, changes, bounds)
+        return [replace(score, worker=self._name, precision=precision) for score in scores]
 
     def damaged(self) -> list[str]:
         """Names of the shared arrays that are not what they were when they were put; empty when all is well.

@@ -41,6 +41,7 @@ class Step:
         fresh: its value is a new tensor, that shares memory with no other.
         operation: `relu` or `add`, where it is that of `operands` and of nothing else.
         operands: steps that it reads, where that is all it reads.
+        constant: its value, where that is a tensor of the model's own.
     """
 
     run: Callable[[Env], Any]
@@ -54,6 +55,7 @@ class Step:
     fresh: bool = False
     operation: Literal["", "relu", "add"] = ""
     operands: tuple[int, ...] = ()
+    constant: torch.Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -77,6 +79,14 @@ class ForwardGraph:
             env[index] = step.run(env)
             for dead in step.free:
                 env[dead] = None
+
+    def cast(self, dtype: torch.dtype) -> None:
+        """Casts what the steps hold beside the slots, parameters and buffers of modules and constants, to a type."""
+        for step in self.steps:
+            if step.module is not None and step.slot is None:
+                step.module.to(dtype)
+            elif step.constant is not None and step.constant.is_floating_point():
+                step.run = _always(step.constant.to(dtype))
 
     def begin(self, inputs: torch.Tensor | Mapping[str, torch.Tensor]) -> Env:
         """An environment that holds the inputs."""
@@ -223,7 +233,8 @@ def _input_step(node: fx.Node, position: int) -> Step:
 def _step(model: nn.Module, modules: dict[str, nn.Module], node: fx.Node, index: dict[fx.Node, int]) -> Step:
     if node.op == "get_attr":
         value = operator.attrgetter(str(node.target))(model)
-        return Step(lambda _env: value, node.name, is_given=True)
+        constant = value if isinstance(value, torch.Tensor) else None
+        return Step(_always(value), node.name, is_given=True, constant=constant)
     given = node.args[0] if node.args else node.kwargs.get("input")
     source = index[given] if isinstance(given, fx.Node) else -1
     module = modules[str(node.target)] if node.op == "call_module" else None
@@ -234,6 +245,10 @@ def _step(model: nn.Module, modules: dict[str, nn.Module], node: fx.Node, index:
         step.operation = _operation(node, module)
         step.operands = tuple(index[arg] for arg in node.all_input_nodes)
     return step
+
+
+def _always(value: object) -> Callable[[Env], Any]:
+    return lambda _env: value
 
 
 def _target(node: fx.Node, module: nn.Module | None) -> Callable[..., Any]:

@@ -73,17 +73,24 @@ class PreparedLayers:
         slots: all that may be asked for.
         limit_bytes: private memory that prepared weights may take.
         channels_last: lay convolutions' weights out, and so their outputs, with the channels last in memory.
+        dtype: that layers compute in, whatever they are given; None computes in that of their weights.
 
     Attributes:
         on_views: whether layers run on views.
     """
 
-    def __init__(self, slots: Sequence[Slot], limit_bytes: int = PREPARED_BYTES, channels_last: bool = True) -> None:
-        self._limit, self._held = limit_bytes, 0
+    def __init__(
+        self,
+        slots: Sequence[Slot],
+        limit_bytes: int = PREPARED_BYTES,
+        channels_last: bool = True,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        self._limit, self._held, self._dtype = limit_bytes, 0, dtype
         self._format = torch.channels_last if channels_last else torch.contiguous_format
         self._kept: OrderedDict[tuple[Slot, Rank | None], tuple[Forward, int]] = OrderedDict()
         self._folds: dict[Slot, Fold] = {}
-        self.on_views = sum(_bytes(slot.module.weight) for slot in slots) > limit_bytes
+        self.on_views = sum(self._bytes(slot.module.weight) for slot in slots) > limit_bytes
 
     def fold(self, slot: Slot, norm: nn.BatchNorm2d) -> bool:
         """Makes the slot's output include a batch norm of it from now on; False where that cannot be."""
@@ -127,20 +134,31 @@ class PreparedLayers:
             weights, modules = [slot.module.weight], [slot.module]
         bias = slot.bias(rank)
         if fold is not None:
-            weights[-1], bias = _folded(weights[-1], bias, fold)
+            weights[-1], bias = _folded(weights[-1], bias, fold, self._dtype or weights[-1].dtype)
+        if self._dtype is not None:
+            weights = [weight.to(self._dtype) for weight in weights]
+            bias = None if bias is None else bias.to(self._dtype)
         weights = [_laid_out(weight, self._format) for weight in weights]
         calls = [
             _call(module, weight, bias if position == len(weights) - 1 else None)
             for position, (module, weight) in enumerate(zip(modules, weights, strict=True))
         ]
-        return _chain(calls), sum(_bytes(weight) for weight in weights)
+        if self._dtype is not None:
+            calls.insert(0, _cast(self._dtype))
+        return _chain(calls), sum(map(self._bytes, weights))
+
+    def _bytes(self, weight: torch.Tensor) -> int:
+        """That a weight takes once it is prepared."""
+        return weight.numel() * (self._dtype or weight.dtype).itemsize
 
 
-def _folded(weight: torch.Tensor, bias: torch.Tensor | None, fold: Fold) -> tuple[torch.Tensor, torch.Tensor]:
+def _folded(
+    weight: torch.Tensor, bias: torch.Tensor | None, fold: Fold, dtype: torch.dtype
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Weight and bias of a layer and the batch norm after it, rounded once from float64."""
     scaled = weight.double() * fold.scale.view(-1, *[1] * (weight.dim() - 1))
     shift = fold.shift if bias is None else bias.double() * fold.scale + fold.shift
-    return scaled.to(weight.dtype), shift.to(weight.dtype)
+    return scaled.to(dtype), shift.to(dtype)
 
 
 def _cascade_is_cheaper(slot: Slot, rank: Rank) -> bool:
@@ -166,10 +184,6 @@ def _laid_out(weight: torch.Tensor, memory_format: torch.memory_format) -> torch
     return weight if weight.stride() == strides else weight.clone(memory_format=memory_format)
 
 
-def _bytes(tensor: torch.Tensor) -> int:
-    return tensor.numel() * tensor.element_size()
-
-
 def _run_slot(slot: Slot, rank: Rank | None, inputs: torch.Tensor) -> torch.Tensor:
     slot.rank = rank
     return Slot.forward(slot, inputs)
@@ -183,6 +197,10 @@ def _call(module: nn.Module, weight: torch.Tensor, bias: torch.Tensor | None) ->
         return lambda inputs: module._conv_forward(inputs, weight, bias)
     stride, padding, dilation, groups = module.stride, module.padding, module.dilation, module.groups
     return lambda inputs: torch.conv2d(inputs, weight, bias, stride, padding, dilation, groups)
+
+
+def _cast(dtype: torch.dtype) -> Forward:
+    return lambda inputs: inputs.to(dtype)
 
 
 def _chain(calls: list[Forward]) -> Forward:

@@ -83,17 +83,20 @@ def assembled_outputs(
     return _outputs(assemble(model(), layers, schemes, ranks, factors), batch)
 
 
-def same_outputs(one: torch.Tensor | None, other: torch.Tensor | None) -> bool:
+def same_outputs(one: torch.Tensor | None, other: torch.Tensor | None, computed_in: torch.dtype | None = None) -> bool:
     """Whether logits agree in half their digits: far above rounding, far below a wrong layer.
 
     Outputs that are not finite count as none at all.
+
+    Args:
+        computed_in: whose digits count; None takes the outputs' own type.
     """
     one, other = (None if value is None or not bool(value.isfinite().all()) else value for value in (one, other))
     if one is None or other is None:
         return one is other
     if one.shape != other.shape or one.dtype != other.dtype:
         return False
-    digits = torch.finfo(one.dtype).eps ** 0.5 if one.is_floating_point() else 0.0
+    digits = torch.finfo(computed_in or one.dtype).eps ** 0.5 if one.is_floating_point() else 0.0
     largest = float(other.abs().max()) if other.numel() else 0.0
     return bool(((one.double() - other.double()).abs() <= digits * largest).all())
 

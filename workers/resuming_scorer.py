@@ -46,6 +46,8 @@ class ResumingScorer(SlicedScorer):
         limit_bytes: of prepared weights; see `PreparedLayers`.
         stop_rule: of the objective, where children may be stopped early: the metric is `accuracy` then, every sample
             has one label, and no user chose the slices.
+        dtype: floating-point type of the passes; None is the model's own. In another one weights are rounded once,
+            when they are prepared, whatever else the forward holds is cast, and the outputs are judged in float32.
 
     Raises:
         CannotBeCut: the model's forward cannot be resumed; other ways remain.
@@ -62,19 +64,25 @@ class ResumingScorer(SlicedScorer):
         slice_size: int | None = None,
         limit_bytes: int = PREPARED_BYTES,
         stop_rule: StopRule | None = None,
+        dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__(metric, stop_rule)
+        self._dtype = dtype
         model = model.eval().requires_grad_(False)
         self._slots = open_slots(model, list(layers), list(schemes), dict(factors))
         self._graph = trace_forward(model, batch.inputs)
         missing = [slot.layer.name for slot in self._slots if slot not in self._graph.first_call]
         if missing:
             raise CannotBeCut(f"its traced forward never calls {', '.join(missing)}")
-        self._prepared = PreparedLayers(self._slots, limit_bytes)
+        self._prepared = PreparedLayers(self._slots, limit_bytes, dtype=dtype)
+        if dtype is not None and self._prepared.on_views:
+            raise CannotBeCut(f"its layers' weights take more than {limit_bytes >> 20} MiB, so that none is held ready")
         self._calls = sorted((self._graph.first_call[slot], index) for index, slot in enumerate(self._slots))
         dense: RankVector = (None,) * len(self._slots)
         self._ranks = dense
         folded = _fold_norms(self._graph, self._prepared)
+        if dtype is not None:
+            self._graph.cast(dtype)
         self._bind_slots()
         shapes = self._first_pass(batch)
         self.reused = reuse_memory(self._graph, folded, shapes)
@@ -85,7 +93,8 @@ class ResumingScorer(SlicedScorer):
 
     def _laid_out(self, part: Batch) -> Batch:
         # Shared weights lie as they were stored; for images laid out otherwise every call would copy them.
-        return part if self._prepared.on_views else channels_last(part)
+        part = part if self._prepared.on_views else channels_last(part)
+        return part if self._dtype is None else part.cast(self._dtype)
 
     def _open_slice(self, parent: RankVector, part: Batch, children: list[Child]) -> Passes:
         return self._branch(self._graph.begin(part.inputs), 0, 0, children)
@@ -107,7 +116,8 @@ class ResumingScorer(SlicedScorer):
                 yield from ((child, error) for child in children)
                 return
             if layer == len(self._calls):
-                yield from ((child, env[-1]) for child in children)
+                outputs = env[-1] if self._dtype is None else _in_float32(env[-1])
+                yield from ((child, outputs) for child in children)
                 return
             *fewer, most = sorted(_by_rank(children, self._calls[layer][1]), key=len)
             for some in fewer:
@@ -165,6 +175,15 @@ class ResumingScorer(SlicedScorer):
                     env[dead] = None
         self.sample_bytes = largest
         return shapes
+
+
+def _in_float32(outputs: Any) -> Any:
+    """The outputs with every floating-point tensor in float32."""
+
+    def widened(value: Any) -> Any:
+        return value.float() if isinstance(value, torch.Tensor) and value.is_floating_point() else value
+
+    return fx.node.map_aggregate(outputs, widened)
 
 
 def _by_rank(children: list[Child], index: int) -> list[list[Child]]:

@@ -9,7 +9,7 @@ from typing import Literal, Protocol
 import torch
 from torch import nn
 
-from search_spaces.candidates import Score
+from search_spaces.candidates import Precision, Score
 from search_spaces.errors import ConfigError
 from search_spaces.layers import Layer
 from search_spaces.rank_space import Rank, RankVector
@@ -23,7 +23,15 @@ from workers.replaying_scorer import ReplayingScorer
 from workers.resuming_scorer import ResumingScorer
 from workers.scorer import Change, Metric, PlainScorer
 
-__all__ = ["Scorer", "Subject", "Way", "choose_scoring", "make_scorer", "reason_against_stopping"]
+__all__ = [
+    "Scorer",
+    "Subject",
+    "Way",
+    "choose_scoring",
+    "make_scorer",
+    "reason_against_bfloat16",
+    "reason_against_stopping",
+]
 
 Way = Literal["resumed", "replayed", "plain"]
 """How candidates are scored.
@@ -82,32 +90,43 @@ class Subject:
         return STOP_RULES.get(self.stop_by) if in_slices else None
 
 
-def make_scorer(way: Way, subject: Subject) -> Scorer:
+def make_scorer(way: Way, subject: Subject, precision: Precision = "float32") -> Scorer:
     """A scorer.
+
+    Args:
+        precision: of the passes; see `reason_against_bfloat16`.
 
     Raises:
         CannotBeCut: the forward cannot be scored in this way.
     """
-    arguments = (subject.model(), subject.layers, subject.schemes, subject.factors, subject.batch, subject.metric)
+    if precision == "bfloat16":
+        return _make_in_bfloat16(subject)
     if way == "plain":
-        return PlainScorer(*arguments, subject.slice_size)
+        return PlainScorer(*_arguments(subject), subject.slice_size)
     return _make_fast(way, subject)
 
 
 def _make_fast(way: Way, subject: Subject) -> ResumingScorer | ReplayingScorer:
+    return _FAST[way](*_arguments(subject), _slice_size(subject), stop_rule=subject.stop_rule)
+
+
+def _slice_size(subject: Subject) -> int | None:
     slice_size = subject.slice_size
     if slice_size is None and subject.metric is not accuracy:
         slice_size = len(subject.batch)  # nobody says that the user's metric is a mean over samples
-    return _FAST[way](
-        subject.model(),
-        subject.layers,
-        subject.schemes,
-        subject.factors,
-        subject.batch,
-        subject.metric,
-        slice_size,
-        stop_rule=subject.stop_rule,
-    )
+    return slice_size
+
+
+_Arguments = tuple[nn.Module, Sequence[Layer], Sequence[Scheme], Mapping[str, Factors], Batch, Metric]
+
+
+def _arguments(subject: Subject) -> _Arguments:
+    """What every scorer takes first."""
+    return subject.model(), subject.layers, subject.schemes, subject.factors, subject.batch, subject.metric
+
+
+def _in_float32(outputs: torch.Tensor | None) -> torch.Tensor | None:
+    return None if outputs is None else outputs.float()
 
 
 def choose_scoring(subject: Subject, candidates: Sequence[RankVector]) -> tuple[Way, str]:
@@ -162,6 +181,40 @@ def reason_against_stopping(way: Way, subject: Subject, candidate: RankVector) -
     return ""
 
 
+def reason_against_bfloat16(way: Way, subject: Subject, candidates: Sequence[RankVector]) -> str:
+    """Why candidates cannot be scored in bfloat16, in one clause; empty if they can.
+
+    As in `choose_scoring`, every layer is changed once in a child of every given parent, on a few samples; the outputs
+    must agree with the plain pass's, in the model's own type, in half of bfloat16's digits. Types that differ further
+    on, in a forward that makes tensors of its own, show in that pass.
+
+    Args:
+        way: how candidates are scored in float32, as chosen.
+        candidates: rank vectors; at least one.
+    """
+    if way != "resumed":
+        return "that takes a forward that can be resumed at every layer"
+    if not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        return "this processor does not compute in it"
+    few = replace(subject, batch=_first(subject.batch, CHECKED))
+    try:
+        scorer = _make_in_bfloat16(few)
+    except CannotBeCut as reason:
+        return str(reason)
+    plain = _PlainOutputs(few)
+    for parent in candidates:
+        changes = _one_by_one(subject, parent, candidates)
+        for outputs, change in zip(scorer.outputs(parent, changes), changes, strict=True):
+            if not same_outputs(outputs, _in_float32(plain(parent, change)), torch.bfloat16):
+                return "what it computes there differs too much from what it computes in its own precision"
+    return ""
+
+
+def _make_in_bfloat16(subject: Subject) -> ResumingScorer:
+    """Scores to the end: who stopped early by rough values would be judged by them."""
+    return ResumingScorer(*_arguments(subject), _slice_size(subject), dtype=torch.bfloat16)
+
+
 def _fastest(
     subject: Subject, few: Subject, plain: _PlainOutputs, candidates: Sequence[RankVector]
 ) -> tuple[Way, list[str]]:
@@ -199,14 +252,18 @@ def _reason_against(
         if not same_outputs(in_slices.outputs(candidates[-1], [{}])[0], _PlainOutputs(part)(candidates[-1], {})):
             return "what it gives for a sample depends on the others in the batch"
     for parent in candidates:
-        changes: list[Change] = [
-            {index: _some_rank(subject, index, candidates) if rank is None else None}
-            for index, rank in enumerate(parent)
-        ]
+        changes = _one_by_one(subject, parent, candidates)
         for fast, change in zip(small.outputs(parent, changes), changes, strict=True):
             if not same_outputs(fast, plain(parent, change)):
                 return f"{way}, it does not compute what it computes in one pass"
     return ""
+
+
+def _one_by_one(subject: Subject, parent: RankVector, candidates: Sequence[RankVector]) -> list[Change]:
+    """Children of a parent that differ from it in one layer each: dense where it is not, some rank where it is."""
+    return [
+        {index: _some_rank(subject, index, candidates) if rank is None else None} for index, rank in enumerate(parent)
+    ]
 
 
 def _some_rank(subject: Subject, index: int, candidates: Sequence[RankVector]) -> Rank | None:

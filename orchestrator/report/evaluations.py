@@ -46,6 +46,7 @@ def evaluations_of(run: RunData) -> pd.DataFrame:
         rows[column] = pd.to_numeric(rows[column], errors="coerce").astype(float) if column in rows else np.nan
     for column in _TEXTS:
         rows[column] = rows[column].fillna("").astype(str) if column in rows else ""
+    rows["precision"] = rows["precision"].fillna("float32").astype(str) if "precision" in rows else "float32"
     rows["taken_over"] = rows["taken_over"].eq(True) if "taken_over" in rows else False
     if "ranks" not in rows:
         rows["ranks"] = None

@@ -2,8 +2,9 @@
 
 Every level lowers one layer's rank by s in each of the K best rank vectors, drops what is compressed beyond C_d and
 keeps the K best of the rest, until the best one lies in the window [C_d - tau, C_d]. Where no child survives, s
-shrinks to round(gamma s) and the search goes on from the last beam. The printed loop test is inverted and compares r
-instead of C(r); this follows the text. A rank never falls below 1: a step that would goes to 1.
+shrinks to round(gamma s) and the search goes on from the last beam. Where levels are screened in another precision
+than float32, the best few in the window are scored again, in float32, at the end. The printed loop test is inverted and
+compares r instead of C(r); this follows the text. A rank never falls below 1: a step that would goes to 1.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from orchestrator.searches.contract import Answer, Problem
 from orchestrator.searches.early_stop import Promise, kth_best
 from orchestrator.searches.objective import objective_value
 from orchestrator.searches.screening import Prospect, Screen, ScreenSetting
-from search_spaces.candidates import Candidate, Score
+from search_spaces.candidates import Candidate, Key, Precision, Score
 from search_spaces.rank_space import RankVector, rank_vector_from
 
 __all__ = ["BeamSearch", "BeamSetting", "Start", "TieBreak"]
@@ -100,13 +101,16 @@ class BeamSearch:
         self._beam: list[_Member] = []
         self._seen_in_window: _Member | None = None
         self._children: list[_Child] = []
-        self._wanted: frozenset[RankVector] = frozenset()
-        self._scores: dict[RankVector, Score] = {}
-        self._asked: set[RankVector] = set()
+        self._wanted: frozenset[Key] = frozenset()
+        self._scores: dict[Key, Score] = {}
+        self._asked: set[Key] = set()
         self._bar: tuple[float, float] | None = None
         self._promise = Promise()
         self._screen = None if setting.screening is None else Screen(setting.screening)
+        self._precision: Precision = "float32" if setting.screening is None else setting.screening.precision
         self._skipped, self._left_unscored = 0, 0
+        self._in_final = False
+        self._winner: _Member | None = None
         if state is None:
             self._open([self._root()])
         else:
@@ -129,10 +133,13 @@ class BeamSearch:
 
     @property
     def best(self) -> Answer | None:
-        """The best of the beam if it lies in the window; else the best ever seen there; else what came closest."""
-        if not self._beam:
+        """The best of the beam if it lies in the window; else the best ever seen there; else what came closest.
+
+        After a final its winner; None where nothing could be scored in it.
+        """
+        if not self._beam or (self._done and self._in_final and self._winner is None):
             return None
-        member = self._beam[0]
+        member = self._winner or self._beam[0]
         if not self._in_window(member):
             member = self._seen_in_window or max(self._beam, key=lambda one: self._gap(one.score.ranks))
         inside = self._in_window(member)
@@ -143,9 +150,9 @@ class BeamSearch:
         """The level's candidates not asked for yet, the likeliest of the beam first; equal ones are asked for once."""
         fresh = []
         for child in self._by_promise():
-            ranks = child.candidate.ranks
-            if ranks not in self._asked:
-                self._asked.add(ranks)
+            key = child.candidate.key
+            if key not in self._asked:
+                self._asked.add(key)
                 fresh.append(child.candidate)
         return fresh
 
@@ -164,10 +171,17 @@ class BeamSearch:
 
     def tell(self, scores: Sequence[Score]) -> None:
         """Takes scores in any order; when the level is complete the search moves on."""
-        self._scores.update({score.ranks: score for score in scores if score.ranks in self._wanted})
+        self._scores.update({score.key: score for score in scores if score.key in self._wanted})
         self._bar = None
         if not self._done and len(self._scores) == len(self._wanted):
             self._finish_level()
+
+    def screen_in(self, precision: Precision) -> None:
+        """Scores the level at hand, and those to come, in another precision."""
+        if precision != self._precision:
+            self._precision = precision
+            if not self._done:
+                self._go_on()
 
     def state(self) -> dict[str, Any]:
         """The beam, the step and the level; the scores of an unfinished level are not part of it."""
@@ -180,6 +194,8 @@ class BeamSearch:
             "seen_in_window": None if seen is None else _member_to_json(seen),
             "screen": None if self._screen is None else self._screen.state(),
             "skipped": self._skipped,
+            "in_final": self._in_final,
+            "winner": None if self._winner is None else _member_to_json(self._winner),
         }
 
     def _restore(self, state: Mapping[str, Any]) -> None:
@@ -190,9 +206,16 @@ class BeamSearch:
             self._screen = Screen(self._setting.screening, state["screen"])
         seen = state["seen_in_window"]
         self._seen_in_window = None if seen is None else _member_from_json(seen)
-        if self._done:
-            return
-        if self._beam:
+        winner = state.get("winner")  # runs of before had no final
+        self._in_final, self._winner = state.get("in_final", False), winner and _member_from_json(winner)
+        if not self._done:
+            self._go_on()
+
+    def _go_on(self) -> None:
+        """Opens what comes after the beam at hand."""
+        if self._in_final:
+            self._open(self._finalists())
+        elif self._beam:
             self._open_level()
         else:
             self._open([self._root()])
@@ -203,12 +226,18 @@ class BeamSearch:
             steps = tuple(layer.full for layer in layers)
         else:
             steps = tuple(min(layer.full, layer.useful + 1) for layer in layers)
-        return _Child(steps, Candidate(self._problem.space.at(steps), search=self._setting.name))
+        ranks = self._problem.space.at(steps)
+        return _Child(steps, Candidate(ranks, search=self._setting.name, precision=self._precision))
 
     def _finish_level(self) -> None:
         """Keeps the K best of the level that could be scored, then opens the next level or ends."""
-        members = [_Member(child.steps, self._scores[child.candidate.ranks]) for child in self._children]
+        members = [_Member(child.steps, self._scores[child.candidate.key]) for child in self._children]
         members = sorted((member for member in members if self._can_be_ranked(member)), key=self._order)
+        if self._in_final:
+            self._winner = members[0] if members else None
+            self._level += 1
+            self._end()
+            return
         self._learn()
         self._skipped += self._left_unscored
         self._level += 1
@@ -257,9 +286,9 @@ class BeamSearch:
     def _find_bar(self) -> tuple[float, float]:
         """The K-th best objective of the level so far, and the best one ever seen in the window."""
         found = (
-            _Member(child.steps, self._scores[child.candidate.ranks])
+            _Member(child.steps, self._scores[child.candidate.key])
             for child in self._children
-            if child.candidate.ranks in self._scores
+            if child.candidate.key in self._scores
         )
         scored = [member for member in found if self._can_be_ranked(member)]
         seen = [member for member in scored if self._in_window(member)]
@@ -270,7 +299,7 @@ class BeamSearch:
     def _learn(self) -> None:
         """Tells screening what the level's steps did; without it, they decide who is asked for first."""
         if self._screen is None:
-            scores = ((child, self._scores[child.candidate.ranks]) for child in self._children)
+            scores = ((child, self._scores[child.candidate.key]) for child in self._children)
             self._promise.learn(
                 (child.candidate.changed, (score.at_most if score.stopped else self._value(score)) - child.parent_value)
                 for child, score in scores
@@ -279,15 +308,29 @@ class BeamSearch:
             return
         for child in self._children:
             if child.candidate.changed is not None:
-                self._screen.learn(self._prospect(child), self._scores[child.candidate.ranks], self._level)
+                self._screen.learn(self._prospect(child), self._scores[child.candidate.key], self._level)
 
     def _open(self, children: list[_Child]) -> None:
         self._children, self._scores, self._asked = children, {}, set()
-        self._wanted = frozenset(child.candidate.ranks for child in children)
+        self._wanted = frozenset(child.candidate.key for child in children)
 
     def _end(self) -> None:
-        self._open([])
-        self._done = True
+        """Ends, after a final where one is due."""
+        finalists = [] if self._in_final else self._finalists()
+        self._open(finalists)
+        self._in_final = self._in_final or bool(finalists)
+        self._done = not finalists
+
+    def _finalists(self) -> list[_Child]:
+        """What may be the answer, to be scored in float32; empty where that is how all of it was scored."""
+        found = [member for member in self._beam if self._in_window(member)]
+        found += [] if self._seen_in_window is None else [self._seen_in_window]
+        found = found or sorted(self._beam, key=lambda one: -self._gap(one.score.ranks))[:1]
+        if all(member.score.precision == "float32" for member in found):
+            return []
+        by_steps = {member.steps: member.score.ranks for member in found}
+        dense, name = self._problem.space.dense, self._setting.name
+        return [_Child(steps, Candidate(ranks, dense, None, self._level, name)) for steps, ranks in by_steps.items()]
 
     def _shrink_step(self) -> bool:
         """Takes round(gamma s) for s, and always less than before; False once it is 1."""
@@ -312,7 +355,7 @@ class BeamSearch:
                     continue
                 parent = member.score.ranks
                 ranks = (*parent[:index], effective, *parent[index + 1 :])
-                candidate = Candidate(ranks, parent, index, self._level, self._setting.name)
+                candidate = Candidate(ranks, parent, index, self._level, self._setting.name, self._precision)
                 children[steps] = _Child(steps, candidate, member.score.values["loss"], self._value(member.score))
         return list(children.values())
 
@@ -363,10 +406,12 @@ def _member_to_json(member: _Member) -> dict[str, Any]:
         "values": dict(score.values),
         "seconds": score.seconds,
         "worker": score.worker,
+        "precision": score.precision,
     }
 
 
 def _member_from_json(member: Mapping[str, Any]) -> _Member:
     ranks = rank_vector_from(member["ranks"])
-    score = Score(ranks, dict(member["values"]), member["seconds"], member["worker"])
+    precision = member.get("precision", "float32")  # runs of before had no other
+    score = Score(ranks, dict(member["values"]), member["seconds"], member["worker"], precision=precision)
     return _Member(tuple(member["steps"]), score)

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from search_spaces.budgets import Budget
-from search_spaces.candidates import Candidate, Score
+from search_spaces.candidates import Candidate, Precision, Score
 from search_spaces.error_curves import ErrorCurve
 from search_spaces.rank_space import RankSpace, RankVector
 
-__all__ = ["Answer", "Problem", "Search", "SearchMethod"]
+__all__ = ["Answer", "Problem", "ScreeningSearch", "Search", "SearchMethod"]
 
 
 @dataclass(frozen=True)
@@ -95,6 +95,14 @@ class Search(Protocol):
 
     def state(self) -> dict[str, Any]:
         """What is needed to go on, as JSON types. Scores told since the last level may be missing: tell them again."""
+
+
+@runtime_checkable
+class ScreeningSearch(Protocol):
+    """A search that may have most of its candidates scored in a lower precision than its answer."""
+
+    def screen_in(self, precision: Precision) -> None:
+        """Takes another precision than asked for, because that one is not to be had; before anything is asked."""
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,8 @@ from orchestrator.searches.contract import Problem, SearchMethod
 from orchestrator.searches.screening import ScreenSetting
 from orchestrator.searches.settings import SearchSettings, Strict
 from orchestrator.searches.side_by_side import SideBySide
+from search_spaces.candidates import Precision
+from search_spaces.latency import limited_device
 
 __all__ = ["MBS", "MBSSettings"]
 
@@ -35,10 +37,14 @@ class ScreeningSettings(Strict):
     Attributes:
         keep: the most promising children scored per level, as a multiple of the beam size.
         refresh: steps per level that are measured again because their figure is the oldest.
+        precision: of the passes that score the levels' candidates. In `bfloat16` they take less than half the time on
+            processors that have it; the best few in the window are scored again in float32, and one of them is the
+            answer. Where the network cannot be scored so, float32 is taken, which is said in one line.
     """
 
     keep: Annotated[float, Field(ge=1)] = 3.0
     refresh: Annotated[int, Field(ge=0)] = 4
+    precision: Precision = "float32"
 
 
 class MBSSettings(SearchSettings):
@@ -67,6 +73,11 @@ class MBSSettings(SearchSettings):
         """Not with screening, which learns from every score."""
         return self.early_stop and self.screening is None
 
+    @property
+    def screens_in(self) -> Precision:
+        """As the screening has it."""
+        return "float32" if self.screening is None else self.screening.precision
+
     @field_validator("settings")
     @classmethod
     def _distinct(cls, settings: tuple[StepAndBeam, ...]) -> tuple[StepAndBeam, ...]:
@@ -75,6 +86,18 @@ class MBSSettings(SearchSettings):
         if len(set((one.step, one.beam_size) for one in settings)) < len(settings):
             raise ValueError("a setting stands twice")
         return settings
+
+    @model_validator(mode="after")
+    def _measured_in_float32(self) -> MBSSettings:
+        """Networks are measured because of their scores, which must be those of one precision."""
+        costs = [limit.cost for limit in self.limits(batch_size=1)]
+        measured = [cost for cost in costs if limited_device(cost) is not None]
+        if self.screens_in != "float32" and measured:
+            raise ValueError(
+                f"screening in {self.screens_in} and a budget of {measured[0]} do not go together; leave out "
+                "screening.precision"
+            )
+        return self
 
     @model_validator(mode="after")
     def _dense_outside_the_window(self) -> MBSSettings:
@@ -94,7 +117,7 @@ def _start(settings: MBSSettings, problem: Problem, state: Mapping[str, Any] | N
     budget, tolerance = problem.budget.from_within(problem.space, settings.tolerance)
     problem = replace(problem, budget=budget)
     wanted = settings.screening
-    screening = None if wanted is None else ScreenSetting(wanted.keep, wanted.refresh)
+    screening = None if wanted is None else ScreenSetting(wanted.keep, wanted.refresh, wanted.precision)
     beams = [
         BeamSetting(
             step=one.step,

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from search_spaces.candidates import Score
+from search_spaces.candidates import Precision, Score
 
 __all__ = ["Prospect", "Screen", "ScreenSetting"]
 
@@ -28,10 +28,12 @@ class ScreenSetting:
     Attributes:
         keep: the most promising children that are scored per level, as a multiple of the beam size.
         refresh: steps per level that are measured again because their figure is the oldest.
+        precision: in which the levels are scored; the best few of the last one are then scored again in float32.
     """
 
     keep: float = 3.0
     refresh: int = 4
+    precision: Precision = "float32"
 
 
 @dataclass(frozen=True)

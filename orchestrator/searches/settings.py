@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 from orchestrator.searches.limits import Bound, limit_of, normalised
 from orchestrator.searches.objective import OBJECTIVES
 from search_spaces.budgets import Limit
+from search_spaces.candidates import Precision
 from search_spaces.error_curves import MEASURES
 from search_spaces.registry import nearest
 
@@ -67,6 +68,11 @@ class SearchSettings(Strict):
     def stops_early(self) -> bool:
         """Whether some candidates need not be scored to the end."""
         return self.early_stop
+
+    @property
+    def screens_in(self) -> Precision:
+        """In which precision most candidates are scored; the answer's scores are always in float32."""
+        return "float32"
 
     @property
     def needs_moments(self) -> bool:

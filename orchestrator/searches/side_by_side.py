@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from orchestrator.searches.contract import Answer, Search
+from orchestrator.searches.contract import Answer, ScreeningSearch, Search
 from orchestrator.searches.objective import objective_value
-from search_spaces.candidates import Candidate, Score
+from search_spaces.candidates import Candidate, Key, Precision, Score
 from search_spaces.rank_space import RankVector
 
 __all__ = ["SideBySide"]
@@ -16,7 +16,8 @@ __all__ = ["SideBySide"]
 class SideBySide:
     """Runs searches interleaved: while one waits for the end of its level, the others keep the pool busy.
 
-    Every score is remembered for the whole run and handed to whichever search asks for the same rank vector.
+    Every score is remembered for the whole run and handed to whichever search asks for the same rank vector in the same
+    precision.
 
     Args:
         searches: by name, in the order in which equal answers are preferred.
@@ -26,9 +27,9 @@ class SideBySide:
     def __init__(self, searches: Mapping[str, Search], objective: str) -> None:
         self._searches = dict(searches)
         self._objective = objective
-        self._scores: dict[RankVector, Score] = {}
-        self._waiting: dict[RankVector, list[Search]] = {}
-        self._asked: dict[RankVector, Candidate] = {}
+        self._scores: dict[Key, Score] = {}
+        self._waiting: dict[Key, list[Search]] = {}
+        self._asked: dict[Key, Candidate] = {}
         self._again: list[Candidate] = []
 
     @property
@@ -65,20 +66,20 @@ class SideBySide:
             while asked := search.ask():
                 known = []
                 for candidate in asked:
-                    if candidate.ranks in self._scores:
-                        known.append(self._scores[candidate.ranks])
-                    elif candidate.ranks in self._waiting:
-                        self._waiting[candidate.ranks].append(search)
+                    if candidate.key in self._scores:
+                        known.append(self._scores[candidate.key])
+                    elif candidate.key in self._waiting:
+                        self._waiting[candidate.key].append(search)
                     else:
-                        self._waiting[candidate.ranks] = [search]
-                        self._asked[candidate.ranks] = candidate
+                        self._waiting[candidate.key] = [search]
+                        self._asked[candidate.key] = candidate
                         fresh.append(candidate)
                 search.tell(known)
         return fresh
 
     def bound(self, ranks: RankVector) -> float | None:
         """The lowest bound among the searches that wait for the candidate."""
-        bounds = [search.bound(ranks) for search in self._waiting.get(ranks, [])]
+        bounds = [search.bound(ranks) for search in self._waiting.get((ranks, "float32"), [])]
         known = [bound for bound in bounds if bound is not None]
         return min(known) if known and len(known) == len(bounds) else None
 
@@ -88,14 +89,20 @@ class SideBySide:
             if score.stopped:
                 self._tell_stopped(score)
                 continue
-            self._scores[score.ranks] = score
-            self._asked.pop(score.ranks, None)
-            for search in self._waiting.pop(score.ranks, []):
+            self._scores[score.key] = score
+            self._asked.pop(score.key, None)
+            for search in self._waiting.pop(score.key, []):
                 search.tell([score])
+
+    def screen_in(self, precision: Precision) -> None:
+        """Passes it on."""
+        for search in self._searches.values():
+            if isinstance(search, ScreeningSearch):
+                search.screen_in(precision)
 
     def _tell_stopped(self, score: Score) -> None:
         """Hands it to those for whom it is enough to know; for others, who came later, it is asked again."""
-        waiting = self._waiting.pop(score.ranks, [])
+        waiting = self._waiting.pop(score.key, [])
         others = []
         for search in waiting:
             bound = search.bound(score.ranks)
@@ -103,9 +110,9 @@ class SideBySide:
                 search.tell([score])
             else:
                 others.append(search)
-        candidate = self._asked.pop(score.ranks, None)
+        candidate = self._asked.pop(score.key, None)
         if others and candidate is not None:
-            self._waiting[score.ranks], self._asked[score.ranks] = others, candidate
+            self._waiting[score.key], self._asked[score.key] = others, candidate
             self._again.append(candidate)
 
     def state(self) -> dict[str, Any]:

@@ -69,7 +69,10 @@ def test_screened_searches_are_compared_with_exact_ones(project: Path, tmp_path:
     assert cell["exact"]["skipped"] == 0
     assert cell["screened"]["skipped"] > 0
     assert cell["screened"]["candidates"] < cell["exact"]["candidates"]
-    for way in ("exact", "screened"):
+    assert cell["exact"]["in_bfloat16"] == cell["screened"]["in_bfloat16"] == 0
+    rough = cell["screened_bfloat16"]
+    assert 0 < rough["in_bfloat16"] < rough["candidates"]  # the best were scored again
+    for way in ("exact", "screened", "screened_bfloat16"):
         assert cell[way]["in_window"]
         assert {"seconds", "plain_seconds", "plain_over_this", "validation_loss", "test_accuracy"} <= set(cell[way])
     (row,) = results(file)["screened"]["summary"]
@@ -93,7 +96,7 @@ def test_a_search_that_was_cut_short_goes_on_to_the_same_end(project: Path, tmp_
 def _ranks(line: str) -> Any:
     """A level's candidates, without times and the calls that these decide: each as its parent and its change."""
     groups = json.loads(line).get("groups", ())
-    return sorted(json.dumps([parent, change]) for parent, changes, _ in groups for change in changes)
+    return sorted(json.dumps([parent, change]) for parent, changes, *_ in groups for change in changes)
 
 
 def test_searches_to_two_targets_share_what_they_have_in_common(project: Path, tmp_path: Path, data_dir: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import random
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -282,3 +283,16 @@ def test_the_time_of_a_candidate_is_a_running_mean() -> None:
     assert dispatch.seconds_per_candidate == 0.5
     dispatch.took(10.0, 10)
     assert dispatch.seconds_per_candidate == pytest.approx(0.6)
+
+
+def test_a_call_has_one_precision_and_bounds_in_float32_alone() -> None:
+    dispatch = Dispatch(mix_parents=True)
+    dispatch.took(0.01, 1)
+    rough = [replace(one, precision="bfloat16") for one in children(0, 3)]
+    dispatch.add([*children(0, 3), *rough], bound=lambda _ranks: 0.5)
+    calls = []
+    while (work := dispatch.next(1)) is not None:
+        assert {one.precision for one in work.candidates} == {work.precision}
+        assert work.bounds == ((0.5,) * len(work.candidates) if work.precision == "float32" else ())
+        calls += work.candidates
+    assert sorted(calls, key=str) == sorted([*children(0, 3), *rough], key=str)

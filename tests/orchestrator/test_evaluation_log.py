@@ -351,3 +351,14 @@ class TestStoppedCandidates:
             ((4, None), "ok", 0.5),
             ((4, 2), "ok", 0.25),
         ]
+
+
+def test_a_rank_vector_has_a_row_in_each_precision(tmp_path: Path) -> None:
+    log = open_log(tmp_path)
+    exact, rough = scored((4, 2), 0.75), scored((4, 2), 0.5, precision="bfloat16")
+    log.record([rough, exact])
+    log.flush()
+    log.record([rough])  # again, by a process that was killed before it flushed
+    frame = read_evaluations(Storage(str(tmp_path)))
+    assert list(zip(frame["precision"], frame["accuracy"], strict=True)) == [("bfloat16", 0.5), ("float32", 0.75)]
+    assert [score.key for score in open_log(tmp_path).recover()] == [((4, 2), "bfloat16"), ((4, 2), "float32")]

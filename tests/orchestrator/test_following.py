@@ -112,10 +112,10 @@ class Group:
 
 
 def alone(prepared: Prepared, name: str) -> tuple[Any, set[Any]]:
-    """A search's answer, and the rank vectors that it needs, when nobody else is there."""
+    """A search's answer, and the keys of the scores that it needs, when nobody else is there."""
     search, pool = BeamSearch(prepared.problem, SETTINGS[name]), Pool(SCORES)
     pool.run(search)
-    return search.best, {score.ranks for score in pool.told}
+    return search.best, {score.key for score in pool.told}
 
 
 def test_each_finds_and_records_what_it_does_alone_and_nothing_is_scored_twice(
@@ -128,9 +128,10 @@ def test_each_finds_and_records_what_it_does_alone_and_nothing_is_scored_twice(
     for name, course in group.courses.items():
         best, told = alone(prepared, name)
         assert course.search.best == best
-        assert set(group.rows(name)["ranks"]) == course.held == told
+        rows = group.rows(name)
+        assert set(zip(rows["ranks"], rows["precision"], strict=True)) == course.held == told
         needed |= told
-    assert group.pool.scored == Counter(dict.fromkeys(needed, 1))
+    assert group.pool.scored == Counter(ranks for ranks, _precision in needed)
     own = sum(int((~group.rows(name)["taken_over"]).sum()) for name in SETTINGS)
     assert own == len(needed) < sum(len(course.held) for course in group.courses.values())
 

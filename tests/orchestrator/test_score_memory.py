@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -82,3 +83,17 @@ def test_a_stopped_candidate_is_scored_again_for_those_who_must_know_more() -> N
     told = memory.told([score], lambda asker, _: bounds[asker])
     assert {asker: [one.score for one in own] for asker, own in told.items()} == {"easy": [score], "late": [score]}
     assert memory.ask("early", [candidate("early", 3)])[1][0].score == score
+
+
+def test_a_score_in_one_precision_answers_for_no_other() -> None:
+    memory = ScoreMemory()
+    rough = Score((3,), {"loss": 0.4}, precision="bfloat16")
+    memory.remember([rough])
+    fresh, known = memory.ask("a", [candidate("a", 3)])
+    assert [one.precision for one in fresh] == ["float32"]
+    assert known == []
+    assert memory.told([rough], no_bound) == {}
+    exact = Score((3,), {"loss": 0.5})
+    assert [one.score for one in memory.told([exact], no_bound)["a"]] == [exact]
+    _, known = memory.ask("b", [replace(candidate("b", 3), precision="bfloat16"), candidate("b", 3)])
+    assert [one.score for one in known] == [rough, exact]

@@ -75,6 +75,8 @@ def _effort(run: RunData) -> str:
     total = int((run.result or {}).get("evaluations") or (rows["status"] != "stopped").sum())
     seconds = (run.result or {}).get("seconds")
     within = f" in {duration(seconds)}" if seconds is not None else ""
+    rough = int((rows["precision"] == "bfloat16").sum())
+    within += f"; {rough:,} of them in bfloat16, the best of these again in float32" if rough else ""
     skipped = int((run.result or {}).get("skipped") or 0)
     within += f"; screening left {plural(skipped, 'candidate')} unscored" if skipped else ""
     stopped = int((rows["status"] == "stopped").sum())

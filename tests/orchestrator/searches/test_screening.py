@@ -5,17 +5,19 @@ from __future__ import annotations
 import json
 import math
 import random
-from typing import Any
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, ClassVar
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.searches.contract import Problem, Search
+from orchestrator.searches.contract import Problem, ScreeningSearch, Search
 from orchestrator.searches.mbs import MBS
 from orchestrator.searches.screening import Prospect, Screen, ScreenSetting
 from search_spaces.budgets import Budget
-from search_spaces.candidates import Candidate, Score
+from search_spaces.candidates import Candidate, Precision, Score
 from search_spaces.rank_space import LayerRanks, Rank, RankSpace, RankVector
 
 
@@ -39,7 +41,7 @@ def problem(shapes: list[tuple[int, int]], compression: float = 0.5, seed: int =
     return Problem(space, Budget.of(settings.limits(batch_size=1), space), "cross_entropy", seed)
 
 
-def start(given: Problem, state: dict[str, Any] | None = None, **screening: float) -> Search:
+def start(given: Problem, state: dict[str, Any] | None = None, **screening: Any) -> Search:
     settings = MBS.settings(
         method="mbs",
         budget={"parameters": 0.5},
@@ -121,6 +123,94 @@ def test_goes_on_from_any_state_with_the_same_answer_and_count(seed: int, stop_a
     resumed = follow(start(given, json.loads(json.dumps(broken.state())), keep=1.5, refresh=2), score)
     assert resumed.best == whole.best
     assert resumed.skipped == whole.skipped
+
+
+class TestInBfloat16:
+    """Levels are scored roughly, what may be the answer again: by losses that differ, so that a mixture shows."""
+
+    SETTING: ClassVar[dict[str, Any]] = {"keep": 2.0, "refresh": 1, "precision": "bfloat16"}
+
+    def score(self, seed: int, asked: list[Candidate] | None = None) -> Callable[[Candidate], Score]:
+        exact = additive_loss(SHAPES, seed)
+
+        def score(candidate: Candidate) -> Score:
+            if asked is not None:
+                asked.append(candidate)
+            loss = exact(candidate).values["loss"]
+            if candidate.precision == "bfloat16":
+                loss += 0.01 * random.Random(str(candidate.ranks)).uniform(-1, 1)
+            values = {"accuracy": 1 - loss, "loss": loss, "kl": loss}
+            return Score(candidate.ranks, values, precision=candidate.precision)
+
+        return score
+
+    @given(st.integers(0, 30))
+    def test_the_answer_is_the_best_of_those_scored_again(self, seed: int) -> None:
+        asked: list[Candidate] = []
+        given, score = problem(SHAPES, seed=seed), self.score(seed, asked)
+        search = follow(start(given, **self.SETTING), score)
+        again = [candidate for candidate in asked if candidate.precision == "float32"]
+        assert asked[-len(again) :] == again
+        assert 1 <= len(again) <= 3  # the beam's two and the best one that was ever in the window
+        assert {one.ranks for one in again} < {one.ranks for one in asked[: -len(again)]}
+        assert search.best is not None
+        assert search.best.in_window
+        assert search.best.score == min(map(score, again), key=lambda one: one.values["loss"])
+
+    @given(st.integers(0, 30), st.integers(1, 40))
+    def test_goes_on_from_any_state_and_takes_no_score_for_another(self, seed: int, stop_after: int) -> None:
+        given, score = problem(SHAPES), self.score(seed)
+        whole = follow(start(given, **self.SETTING), score)
+        broken = start(given, **self.SETTING)
+        for _ in range(stop_after):
+            if broken.done:
+                break
+            broken.tell([score(candidate) for candidate in broken.ask()])
+        resumed = start(given, json.loads(json.dumps(broken.state())), **self.SETTING)
+        while not resumed.done:
+            asked = resumed.ask()
+            others: dict[Precision, Precision] = {"bfloat16": "float32", "float32": "bfloat16"}
+            resumed.tell([score(replace(one, precision=others[one.precision])) for one in asked])
+            resumed.tell([score(candidate) for candidate in asked])
+        assert resumed.best == whole.best
+        assert resumed.skipped == whole.skipped
+
+    @given(st.integers(0, 30), st.integers(0, 40))
+    def test_in_float32_where_the_other_is_not_to_be_had(self, seed: int, levels_before: int) -> None:
+        asked: list[Candidate] = []
+        given, score = problem(SHAPES), self.score(seed, asked)
+        search = start(given, **self.SETTING)
+        for _ in range(levels_before):
+            if search.done:
+                break
+            search.tell([score(candidate) for candidate in search.ask()])
+        state = json.loads(json.dumps(search.state()))
+        cut_short = start(given, state, **self.SETTING).ask()[1:]
+        search = start(given, state, **self.SETTING)
+        search.tell([score(candidate) for candidate in cut_short])  # as they were recorded
+        assert isinstance(search, ScreeningSearch)
+        search.screen_in("float32")
+        asked.clear()
+        follow(search, score)
+        assert {one.precision for one in asked} <= {"float32"}
+        assert search.best is not None
+        assert search.best.score.precision == "float32"
+        if levels_before == 0:
+            assert search.best == follow(start(given, keep=2.0, refresh=1), score).best
+
+    def test_nothing_is_the_answer_that_cannot_be_scored_again(self) -> None:
+        score = self.score(0)
+
+        def failing(candidate: Candidate) -> Score:
+            failed = Score(candidate.ranks, status="nan")
+            return failed if candidate.precision == "float32" else score(candidate)
+
+        assert follow(start(problem(SHAPES), **self.SETTING), failing).best is None
+
+    @pytest.mark.parametrize("budget", [{"latency_ms": {"cpu": 4.0}}, {"throughput@cpu": "500/s"}])
+    def test_what_is_measured_is_searched_in_float32(self, budget: dict[str, Any]) -> None:
+        with pytest.raises(ValueError, match="screening in bfloat16 and a budget of latency@cpu do not go together"):
+            MBS.settings(method="mbs", budget=budget, screening=self.SETTING)
 
 
 class TestScreen:
