@@ -25,10 +25,10 @@ from search_spaces.layers import Layer
 from search_spaces.rank_space import Rank, RankVector
 from search_spaces.schemes.contract import Scheme
 from search_spaces.schemes.registry import schemes
-from workers.timing.contract import Measurement, Workload
-from workers.timing.workloads import LayerWorkload, layer_workloads, network_workload
+from workers.timing.contract import Measurement
+from workers.timing.workloads import LayerWorkload, NetworkWorkload, layer_workloads, network_workload
 
-__all__ = ["Timed", "limited_devices", "time_networks", "time_space"]
+__all__ = ["Timed", "limited_devices", "time_networks", "time_space", "whole_network"]
 
 _LEAST_NETWORKS = 3
 """Measured networks without which a slope, an intercept and their error are guesses."""
@@ -99,11 +99,16 @@ def time_networks(
         ConfigError: the network's inputs are no single tensor.
         MeasurementError: the device does not answer.
     """
-    workloads = [_network(prepared, ranks) for ranks in vectors]
+    workloads = [whole_network(prepared, ranks) for ranks in vectors]
     return [timing_of(one) for one in memory.measure({device: workloads})[device]]
 
 
-def _network(prepared: Prepared, ranks: RankVector) -> Workload:
+def whole_network(prepared: Prepared, ranks: RankVector) -> NetworkWorkload:
+    """The network at a rank vector as it is timed.
+
+    Raises:
+        ConfigError: its inputs are no single tensor.
+    """
     inputs = prepared.validation.example().inputs
     if isinstance(inputs, dict):
         raise ConfigError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,6 +15,7 @@ from rich.text import Text
 from orchestrator.progress import duration
 from orchestrator.sweeps.outcomes import devices_of_table
 from orchestrator.sweeps.trials import LATENCY
+from search_spaces.latency import limited_device
 
 __all__ = ["show_trials"]
 
@@ -31,10 +33,16 @@ def show_trials(table: pd.DataFrame, console: Console) -> None:
     for budget, rows in finished.groupby("budget", sort=False):
         ordered = rows.sort_values("accuracy", ascending=False)
         lines = [_cells(row, devices) for row in ordered.to_dict("records")]
-        dense = f"dense {ordered['dense_accuracy'].iloc[0]:.4f}"
-        _show(f"{budget} ({dense})", devices, lines, console)
+        _show(f"{budget} ({_terms(ordered)})", devices, lines, console)
     for line in _notes(table):
         console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+def _terms(rows: pd.DataFrame) -> str:
+    """The dense network's accuracy, and what a limit in ms or samples per second asks for as C."""
+    dense = f"dense {rows['dense_accuracy'].iloc[0]:.4f}"
+    asked = rows["budget_value"].max() if limited_device(rows["budget_cost"].iloc[0]) else math.nan
+    return dense if math.isnan(asked) else f"{dense}; C asked for: {asked:.4f}"
 
 
 def _cells(row: Any, devices: Sequence[str]) -> tuple[str, ...]:

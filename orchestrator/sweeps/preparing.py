@@ -20,7 +20,7 @@ from search_spaces.errors import ConfigError, InfeasibleBudgetError
 from search_spaces.rank_space import RankVector
 from workers.training.sgd import evaluate
 
-__all__ = ["PreparedSweep", "prepare_sweep", "try_methods"]
+__all__ = ["PreparedSweep", "prepare_sweep", "try_method"]
 
 
 @dataclass(frozen=True)
@@ -57,13 +57,13 @@ def prepare_sweep(plan: SweepPlan) -> PreparedSweep:
     material = gather(prepared)
     sources = check_sources(plan, [layer.name for layer in material.found.layers])
     for method in plan.methods:
-        try_methods(plan, method, material)
+        try_method(plan, method, material)
     test = None if material.test is None else evaluate(material.network, material.test)[0]
     dense = {"held_out": evaluate(material.network, material.held_out)[0], "test": test}
     return PreparedSweep(plan, prepared, material, sources, grid, dense)
 
 
-def try_methods(plan: SweepPlan, method: Method, material: Material, *, timed: bool = False) -> None:
+def try_method(plan: SweepPlan, method: Method, material: Material, *, timed: bool = False) -> None:
     """Starts a method under every budget, without training it.
 
     Args:

@@ -6,8 +6,8 @@ import random
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from orchestrator.hardware.latency_step import Timed, time_networks, time_space
-from orchestrator.hardware.run_memory import RunMemory
+from orchestrator.hardware.latency_step import Timed, time_networks, time_space, whole_network
+from orchestrator.hardware.run_memory import RunMemory, timing_of
 from orchestrator.preparation import Prepared, static_limits
 from orchestrator.searches.closed_loop import bound_problem
 from orchestrator.searches.contract import Problem
@@ -95,9 +95,11 @@ def time_dense(base: Prepared, device: str, memory: RunMemory) -> float:
         ConfigError: the network cannot be timed.
         MeasurementError: the device does not answer, or could not time it.
     """
-    (timing,) = time_networks(base, device, [base.space.dense], memory)
+    (measured,) = memory.measure({device: [whole_network(base, base.space.dense)]})[device]
+    timing = timing_of(measured)
     if timing is None:
-        raise MeasurementError(device, "the dense network could not be measured; see measurements/")
+        why = f"{measured.status}: {measured.reason}"
+        raise MeasurementError(device, f"the dense network could not be measured: {why}")
     memory.keep()
     return timing.ms
 

@@ -14,7 +14,7 @@ from orchestrator.hardware.timed_search import SearchWatcher, measure_all, said_
 from orchestrator.progress import Observer
 from orchestrator.ray_cluster import Cluster
 from orchestrator.sweeps.directory import SweepDirectory
-from orchestrator.sweeps.preparing import PreparedSweep, try_methods
+from orchestrator.sweeps.preparing import PreparedSweep, try_method
 from orchestrator.sweeps.timed_budgets import TimedBudgets, time_budgets, time_dense
 from orchestrator.sweeps.trial_times import TrialTimes
 from orchestrator.termination import termination_interrupts
@@ -45,7 +45,7 @@ def with_timed_budgets(
     _tell(timed, observer)
     material = replace(prepared.material, timed=timed)
     for method in plan.methods:
-        try_methods(plan, method, material, timed=True)
+        try_method(plan, method, material, timed=True)
     return replace(prepared, material=material)
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+from orchestrator.hardware.latency_step import whole_network
 from orchestrator.hardware.run_memory import RunMemory, timing_of
 from orchestrator.preparation import Prepared
 from orchestrator.storage import Storage
@@ -18,7 +19,7 @@ from search_spaces.errors import MeasurementError
 from search_spaces.rank_space import RankVector, rank_vector_from
 from search_spaces.schemes.registry import schemes
 from workers.timing.contract import Workload
-from workers.timing.workloads import NetworkWorkload, network_workload
+from workers.timing.workloads import NetworkWorkload
 
 __all__ = ["TrialTimes", "awaits_timing"]
 
@@ -91,11 +92,8 @@ class TrialTimes:
 
     def _workload(self, trial: Trial, result: Mapping[str, Any], ranks: RankVector, filters: bool) -> NetworkWorkload:
         """The network as it is timed: where all filters are left its ranks say what it is."""
-        inputs = self.base.validation.example().inputs
-        assert not isinstance(inputs, dict), "the dense network could be timed"
-        shape, batch_size = tuple(inputs.shape[1:]), self.base.config.timing.batch_size
-        if filters:
-            return NetworkWorkload(trained_network(trial, self.material, result, self.place), shape, batch_size)
-        layers = self.material.found.layers
-        chosen = (schemes().get(trial.scheme, "sweep.scheme"),) * len(layers)
-        return network_workload(self.base.model, layers, chosen, ranks, shape, batch_size)
+        chosen = (schemes().get(trial.scheme, "sweep.scheme"),) * len(ranks)
+        if not filters:
+            return whole_network(replace(self.base, schemes=chosen), ranks)
+        like = whole_network(self.base, self.base.space.dense)
+        return replace(like, module=trained_network(trial, self.material, result, self.place), macs=0)

@@ -154,6 +154,7 @@ def test_the_console_shows_what_was_measured_beside_what_was_predicted() -> None
     console = Console(width=200, record=True, file=io.StringIO())
     show_trials(table_of([on_a_device(0, 5.5, 0.9), on_a_device(1, None, 0.8, reason="cpu: noisy: why")]), console)
     text = console.export_text()
+    assert "latency@cpu 6 ms (dense 0.9800; C asked for: 0.4000)" in text
     assert "cpu ms" in text
     assert "5.6" in text
     assert "0001-lc-latency@cpu6ms-s0: not timed: cpu: noisy: why" in text

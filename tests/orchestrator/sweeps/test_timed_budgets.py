@@ -13,7 +13,7 @@ import pytest
 from orchestrator.hardware.run_memory import RunMemory
 from orchestrator.storage import Storage
 from orchestrator.sweeps.material import Material
-from orchestrator.sweeps.preparing import PreparedSweep, prepare_sweep, try_methods
+from orchestrator.sweeps.preparing import PreparedSweep, prepare_sweep, try_method
 from orchestrator.sweeps.proposals import grid_of
 from orchestrator.sweeps.settings import plan_sweep
 from orchestrator.sweeps.timed_budgets import budget_key, time_budgets, time_dense
@@ -142,7 +142,7 @@ def test_ranks_that_were_measured_to_fit_are_not_changed(prepared: PreparedSweep
 def start(prepared: PreparedSweep, folder: Path, device: PaddingDevice) -> None:
     found = timed(prepared, folder, device)
     for method in prepared.plan.methods:
-        try_methods(prepared.plan, method, found, timed=True)
+        try_method(prepared.plan, method, found, timed=True)
 
 
 def refusal(checkpoint: Path, folder: Path, device: PaddingDevice | None = None, **sweep: Any) -> str:
