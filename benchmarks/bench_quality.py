@@ -11,7 +11,7 @@ sliced       the same over sliced layers: ALDS
 fitted       the last stage of every cascade refitted to the dense layer's outputs on unlabelled images
 corrected    together with a bias that keeps every layer's mean output
 around       a beam around that allocation: ranks move down and up
-both         that, with batch norms' statistics taken again, in the network as while candidates are scored
+both         that, with batch norms' statistics taken again, in the network as while candidates are scored; one round
 
 Beside this line stand `activation`, which is `fitted` with encoders that go by the inputs' second moments, and
 `batch_norm`, which is `corrected` with batch norms' statistics taken again.
@@ -58,7 +58,7 @@ SEARCHES: Mapping[str, dict[str, Any]] = {
     "fitted": {"method": "alds", **_FITTED},
     "corrected": {"method": "alds", **_CORRECTED},
     "around": _AROUND,
-    "both": {**_AROUND, "batch_norm": "reestimated"},
+    "both": {**_AROUND, "batch_norm": "reestimated", "rounds": 1},  # whole passes per candidate: minutes a round
     "activation": {"method": "alds", **_FITTED, "norm": "activation"},
     "batch_norm": {"method": "alds", **_CORRECTED, "batch_norm": "reestimated"},
 }
