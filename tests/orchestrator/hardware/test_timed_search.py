@@ -32,7 +32,7 @@ def rankray(folder: Path, *arguments: str, **environment: str) -> subprocess.Com
         cwd=folder,
         capture_output=True,
         text=True,
-        timeout=400,
+        timeout=800,
     )
 
 

@@ -143,7 +143,8 @@ def test_a_device_that_does_not_answer_ends_it_before_anything_is_trained(
 @pytest.mark.slow
 def test_on_this_machines_processor(digits_checkpoint: Path, tmp_path: Path) -> None:
     raw = config(digits_checkpoint, tmp_path, {"backend": "torch", "cores": [min(os.sched_getaffinity(0))]})
-    raw["timing"] |= {"batch_size": 64, "confidence": 0.2, "ranks_per_layer": 4}
+    rules = {"load": 2.0, "drift": 1.0}  # whatever else this machine does meanwhile
+    raw["timing"] |= {"batch_size": 64, "confidence": 0.2, "ranks_per_layer": 4, "protocol": rules}
     raw["sweep"]["budgets"] = [{"latency": {"array": 0.1}}]
     (tmp_path / "digits.yaml").write_text(yaml.safe_dump(raw))
     table, _ = swept(tmp_path)
