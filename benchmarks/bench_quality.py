@@ -10,8 +10,8 @@ alds         channel SVD at the smallest possible maximum error
 sliced       the same over sliced layers: ALDS
 fitted       the last stage of every cascade refitted to the dense layer's outputs on unlabelled images
 corrected    together with a bias that keeps every layer's mean output
-around       a beam around that allocation: ranks move down and up
-both         that, with batch norms' statistics taken again, in the network as while candidates are scored; one round
+around       a beam around that allocation: ranks move down and up; moves are probed once
+both         that, with batch norms' statistics taken again, in the network as while candidates are scored
 
 Beside this line stand `activation`, which is `fitted` with encoders that go by the inputs' second moments, and
 `batch_norm`, which is `corrected` with batch norms' statistics taken again.
@@ -49,7 +49,7 @@ NAME = "quality"
 _SLICED = {"scheme": "sliced_svd"}
 _FITTED = {**_SLICED, "last_stage": "fitted"}
 _CORRECTED = {**_FITTED, "bias": "corrected"}
-_AROUND = {"method": "beam_around", **_CORRECTED, "objective": "kl"}
+_AROUND = {"method": "beam_around", **_CORRECTED, "objective": "kl", "rounds": 1}
 
 SEARCHES: Mapping[str, dict[str, Any]] = {
     "uniform": {"method": "uniform", "scheme": "channel_svd"},
@@ -58,7 +58,7 @@ SEARCHES: Mapping[str, dict[str, Any]] = {
     "fitted": {"method": "alds", **_FITTED},
     "corrected": {"method": "alds", **_CORRECTED},
     "around": _AROUND,
-    "both": {**_AROUND, "batch_norm": "reestimated", "rounds": 1},  # whole passes per candidate: minutes a round
+    "both": {**_AROUND, "batch_norm": "reestimated"},
     "activation": {"method": "alds", **_FITTED, "norm": "activation"},
     "batch_norm": {"method": "alds", **_CORRECTED, "batch_norm": "reestimated"},
 }
