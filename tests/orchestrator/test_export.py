@@ -420,11 +420,8 @@ class TestExportOfARun:
         assert ("conv2.1.bias" in network.state_dict()) == (request.param == "corrected")
         run = RunDirectory.create(location, prepared)
         run.storage.write("model.safetensors", safetensors_bytes(prepared, answer, network))
-        run.write_result(
-            build_result(
-                prepared, answer, network, Effort(evaluations=1, stopped=0, skipped=0, taken_over=0, seconds=0.0), {}
-            )
-        )
+        effort = Effort(evaluations=1, in_bfloat16=0, taken_over=0, stopped=0, skipped=0, seconds=0.0)
+        run.write_result(build_result(prepared, answer, network, effort, {}))
         return location, network
 
     @pytest.mark.parametrize("format", FORMATS)
