@@ -89,7 +89,7 @@ class InstantEvaluator:
         """Nothing can be."""
         return []
 
-    def score(self, parent: RankVector, changes: Sequence[Change]) -> list[Score]:
+    def score(self, parent: RankVector, changes: Sequence[Change], *_others: object) -> list[Score]:
         """A made-up score for every child of `parent`."""
         children = (tuple(change.get(index, rank) for index, rank in enumerate(parent)) for change in changes)
         return [made_up_score(ranks, self._name) for ranks in children]

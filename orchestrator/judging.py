@@ -11,7 +11,6 @@ from torch import nn
 from workers.batch import Batch, run_model
 from workers.import_path import import_object
 from workers.scorer import judge_in_slices
-from workers.sliced_scorer import channels_last
 from workers.splits import batches
 
 if TYPE_CHECKING:
@@ -63,7 +62,9 @@ def _test_parts(prepared: Prepared) -> Iterator[Batch]:
 
 def _judged(prepared: Prepared, network: nn.Module, parts: Iterable[Batch]) -> Scores:
     metric = import_object(prepared.config.metric, "metric")
-    laid_out = map(channels_last, parts) if _takes_channels_last(network, prepared.validation.example()) else parts
+    laid_out = (
+        map(Batch.channels_last, parts) if _takes_channels_last(network, prepared.validation.example()) else parts
+    )
     values = judge_in_slices(network, laid_out, metric)
     return None if values is None else {name: values[name] for name in ("accuracy", "loss")}
 
@@ -72,7 +73,7 @@ def _takes_channels_last(network: nn.Module, example: Batch) -> bool:
     """Whether a forward runs on images laid out so, which sliced layers take in half the time; `view` may refuse."""
     try:
         with torch.inference_mode():
-            run_model(network, channels_last(example).inputs)
+            run_model(network, example.channels_last().inputs)
     except RuntimeError:
         return False
     return True

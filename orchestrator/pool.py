@@ -213,9 +213,7 @@ class Pool:
         now = time.monotonic()
         if not worker.calls:
             worker.since = now
-        precision = {} if work.precision == "float32" else {"precision": work.precision}
-        bounds = (work.bounds,) if work.bounds else ()
-        answer = worker.actor.score.remote(work.parent, changes, *bounds, **precision)
+        answer = worker.actor.score.remote(work.parent, changes, work.bounds or None, work.precision)
         worker.calls.append(_Call(answer, work, now))
 
     def _harvest(self, worker: _Worker) -> list[Score]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,28 +52,26 @@ class Batch:
 
     def to(self, device: torch.device | str) -> Batch:
         """The same batch on a device; itself where it is there already."""
-        if isinstance(self.inputs, dict):
-            inputs: Inputs = {name: tensor.to(device) for name, tensor in self.inputs.items()}
-        else:
-            inputs = self.inputs.to(device)
-        return Batch(inputs, self.labels.to(device))
+        return Batch(self._inputs_by(lambda tensor: tensor.to(device)), self.labels.to(device))
 
     def cast(self, dtype: torch.dtype) -> Batch:
         """The same batch with floating-point inputs in another type; labels and whole numbers stay."""
-        if isinstance(self.inputs, dict):
-            inputs: Inputs = {name: _cast(tensor, dtype) for name, tensor in self.inputs.items()}
-        else:
-            inputs = _cast(self.inputs, dtype)
-        return Batch(inputs, self.labels)
+        return Batch(self._inputs_by(lambda one: one.to(dtype) if one.is_floating_point() else one), self.labels)
+
+    def channels_last(self) -> Batch:
+        """The same batch with images' channels last in memory: convolutions are up to three times faster so."""
+        return Batch(
+            self._inputs_by(lambda one: one.contiguous(memory_format=torch.channels_last) if one.dim() == 4 else one),
+            self.labels,
+        )
 
     def _between(self, start: int, end: int) -> Batch:
+        return Batch(self._inputs_by(lambda tensor: tensor[start:end]), self.labels[start:end])
+
+    def _inputs_by(self, change: Callable[[torch.Tensor], torch.Tensor]) -> Inputs:
         if isinstance(self.inputs, dict):
-            return Batch({name: tensor[start:end] for name, tensor in self.inputs.items()}, self.labels[start:end])
-        return Batch(self.inputs[start:end], self.labels[start:end])
-
-
-def _cast(tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    return tensor.to(dtype) if tensor.is_floating_point() else tensor
+            return {name: change(tensor) for name, tensor in self.inputs.items()}
+        return change(self.inputs)
 
 
 def stack(samples: Sequence[Any], key: str = "data") -> Batch:

@@ -25,7 +25,7 @@ from workers.out_of_place import CannotBeCut
 from workers.prepared_layer import PREPARED_BYTES, PreparedLayers
 from workers.repeatability import same_outputs
 from workers.scorer import Metric
-from workers.sliced_scorer import Child, Passes, SlicedScorer, channels_last, slice_size_for
+from workers.sliced_scorer import Child, Passes, SlicedScorer, slice_size_for
 from workers.slot import open_slots
 
 __all__ = ["ReplayingScorer"]
@@ -131,7 +131,7 @@ class ReplayingScorer(SlicedScorer):
         return torch.no_grad()  # not inference mode: its tensors do not count how often they were written to
 
     def _laid_out(self, part: Batch) -> Batch:
-        return channels_last(part) if self._channels_last else part
+        return part.channels_last() if self._channels_last else part
 
     def _open_slice(self, parent: RankVector, part: Batch, children: list[Child]) -> Passes:
         """The latest change first."""

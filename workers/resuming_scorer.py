@@ -24,7 +24,7 @@ from workers.forward_graph import CannotBeCut, Env, ForwardGraph, trace_forward
 from workers.memory_reuse import Shape, reuse_memory
 from workers.prepared_layer import PREPARED_BYTES, PreparedLayers
 from workers.scorer import Metric
-from workers.sliced_scorer import Child, Passes, SlicedScorer, channels_last, slice_size_for
+from workers.sliced_scorer import Child, Passes, SlicedScorer, slice_size_for
 from workers.slot import Slot, open_slots
 
 __all__ = ["ResumingScorer"]
@@ -93,7 +93,7 @@ class ResumingScorer(SlicedScorer):
 
     def _laid_out(self, part: Batch) -> Batch:
         # Shared weights lie as they were stored; for images laid out otherwise every call would copy them.
-        part = part if self._prepared.on_views else channels_last(part)
+        part = part if self._prepared.on_views else part.channels_last()
         return part if self._dtype is None else part.cast(self._dtype)
 
     def _open_slice(self, parent: RankVector, part: Batch, children: list[Child]) -> Passes:

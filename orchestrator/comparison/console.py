@@ -6,12 +6,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
-from rich import box
 from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from orchestrator.comparison.outcomes import costs_of, judged_by
+from orchestrator.console_table import print_framed, print_line, print_plain
 
 __all__ = ["show_table"]
 
@@ -39,11 +37,11 @@ def show_table(table: pd.DataFrame, console: Console) -> None:
     cells = [[_cells(row, columns) for row in rows.to_dict("records")] for _, rows in groups]
     if console.is_terminal:
         for title, lines in zip(titles, cells, strict=True):
-            console.print(_framed(title, heads, lines))
+            print_framed(title, heads, lines, console)
     else:
-        _plain(titles, heads, cells, console)
+        print_plain(heads, list(zip(titles, cells, strict=True)), console)
     for line in _notes(table):
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
+        print_line(line, console)
 
 
 def _cells(row: Any, columns: _Columns) -> tuple[str, ...]:
@@ -51,36 +49,6 @@ def _cells(row: Any, columns: _Columns) -> tuple[str, ...]:
     numbers = tuple("-" if pd.isna(row[name]) else format(row[name], shape) for _, name, shape in columns)
     status = {"finished": "" if row["in_window"] else " (missed)"}.get(row["status"], f" ({row['status']})")
     return (f"{row['search']}{' *' if row['best'] else ''}{status}", *numbers)
-
-
-def _framed(title: str, heads: Sequence[str], lines: Sequence[tuple[str, ...]]) -> Table:
-    framed = Table(title=Text(title), title_justify="left", box=box.SIMPLE_HEAD)
-    for place, head in enumerate(heads):
-        framed.add_column(head, justify="right" if place else "left", overflow="fold")
-    for line in lines:
-        best = " *" in line[0]
-        framed.add_row(*(Text(cell, style="bold" if best else "") for cell in line))
-    return framed
-
-
-def _plain(
-    titles: Sequence[str], heads: Sequence[str], cells: Sequence[Sequence[tuple[str, ...]]], console: Console
-) -> None:
-    rows = [line for lines in cells for line in lines]
-    widths = [max(map(len, column)) for column in zip(heads, *rows, strict=True)]
-
-    def say(line: Sequence[str]) -> None:
-        padded = [
-            line[0].ljust(widths[0]),
-            *(cell.rjust(width) for cell, width in zip(line[1:], widths[1:], strict=True)),
-        ]
-        console.print("  ".join(padded).rstrip(), highlight=False, markup=False, soft_wrap=True)
-
-    say(heads)
-    for title, lines in zip(titles, cells, strict=True):
-        console.print(f"{title}:", highlight=False, markup=False, soft_wrap=True)
-        for line in lines:
-            say(line)
 
 
 def _notes(table: pd.DataFrame) -> list[str]:

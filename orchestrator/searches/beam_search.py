@@ -15,12 +15,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from orchestrator.searches.beam_member import Member, Steps, member_from_json, member_to_json
 from orchestrator.searches.contract import Answer, Problem
 from orchestrator.searches.early_stop import Promise, kth_best
 from orchestrator.searches.objective import objective_value
 from orchestrator.searches.screening import Prospect, Screen, ScreenSetting
 from search_spaces.candidates import Candidate, Key, Precision, Score
-from search_spaces.rank_space import RankVector, rank_vector_from
+from search_spaces.rank_space import RankVector
 
 __all__ = ["BeamSearch", "BeamSetting", "Start", "TieBreak"]
 
@@ -60,19 +61,6 @@ class BeamSetting:
         return f"s{self.step}-k{self.beam_size}"
 
 
-Steps = tuple[int, ...]
-"""Rungs of the layers' ladders (ranks, where ranks are numbers): above break-even a layer is dense, but its number
-still falls."""
-
-
-@dataclass(frozen=True)
-class _Member:
-    """A rank vector in the beam."""
-
-    steps: Steps
-    score: Score
-
-
 @dataclass(frozen=True)
 class _Child:
     """A rank vector of the level at hand that waits for its score."""
@@ -98,8 +86,8 @@ class BeamSearch:
         self._step = setting.step
         self._level = 0
         self._done = False
-        self._beam: list[_Member] = []
-        self._seen_in_window: _Member | None = None
+        self._beam: list[Member] = []
+        self._seen_in_window: Member | None = None
         self._children: list[_Child] = []
         self._wanted: frozenset[Key] = frozenset()
         self._scores: dict[Key, Score] = {}
@@ -110,7 +98,7 @@ class BeamSearch:
         self._precision: Precision = "float32" if setting.screening is None else setting.screening.precision
         self._skipped, self._left_unscored = 0, 0
         self._in_final = False
-        self._winner: _Member | None = None
+        self._winner: Member | None = None
         if state is None:
             self._open([self._root()])
         else:
@@ -190,24 +178,24 @@ class BeamSearch:
             "step": self._step,
             "level": self._level,
             "done": self._done,
-            "beam": [_member_to_json(member) for member in self._beam],
-            "seen_in_window": None if seen is None else _member_to_json(seen),
+            "beam": [member_to_json(member) for member in self._beam],
+            "seen_in_window": None if seen is None else member_to_json(seen),
             "screen": None if self._screen is None else self._screen.state(),
             "skipped": self._skipped,
             "in_final": self._in_final,
-            "winner": None if self._winner is None else _member_to_json(self._winner),
+            "winner": None if self._winner is None else member_to_json(self._winner),
         }
 
     def _restore(self, state: Mapping[str, Any]) -> None:
         self._step, self._level, self._done = state["step"], state["level"], state["done"]
-        self._beam = [_member_from_json(member) for member in state["beam"]]
+        self._beam = [member_from_json(member) for member in state["beam"]]
         self._skipped = state["skipped"]
         if self._setting.screening is not None:
             self._screen = Screen(self._setting.screening, state["screen"])
         seen = state["seen_in_window"]
-        self._seen_in_window = None if seen is None else _member_from_json(seen)
+        self._seen_in_window = None if seen is None else member_from_json(seen)
         winner = state.get("winner")  # runs of before had no final
-        self._in_final, self._winner = state.get("in_final", False), winner and _member_from_json(winner)
+        self._in_final, self._winner = state.get("in_final", False), winner and member_from_json(winner)
         if not self._done:
             self._go_on()
 
@@ -231,7 +219,7 @@ class BeamSearch:
 
     def _finish_level(self) -> None:
         """Keeps the K best of the level that could be scored, then opens the next level or ends."""
-        members = [_Member(child.steps, self._scores[child.candidate.key]) for child in self._children]
+        members = [Member(child.steps, self._scores[child.candidate.key]) for child in self._children]
         members = sorted((member for member in members if self._can_be_ranked(member)), key=self._order)
         if self._in_final:
             self._winner = members[0] if members else None
@@ -286,7 +274,7 @@ class BeamSearch:
     def _find_bar(self) -> tuple[float, float]:
         """The K-th best objective of the level so far, and the best one ever seen in the window."""
         found = (
-            _Member(child.steps, self._scores[child.candidate.key])
+            Member(child.steps, self._scores[child.candidate.key])
             for child in self._children
             if child.candidate.key in self._scores
         )
@@ -359,14 +347,14 @@ class BeamSearch:
                 children[steps] = _Child(steps, candidate, member.score.values["loss"], self._value(member.score))
         return list(children.values())
 
-    def _can_be_ranked(self, member: _Member) -> bool:
+    def _can_be_ranked(self, member: Member) -> bool:
         """Whether it was scored, and with a number: a NaN has no place in any order."""
         return self._value(member.score) > -math.inf
 
     def _value(self, score: Score) -> float:
         return objective_value(self._problem.objective, score)
 
-    def _order(self, member: _Member) -> tuple[float, float, bytes]:
+    def _order(self, member: Member) -> tuple[float, float, bytes]:
         """Sort key: the objective, then the tie-break, then a hash of seed and ranks, which no arrival order moves."""
         score = member.score
         ties = {
@@ -384,34 +372,15 @@ class BeamSearch:
     def _gap(self, ranks: RankVector) -> float:
         return self._problem.budget.gap(self._problem.space, ranks)
 
-    def _in_window(self, member: _Member) -> bool:
+    def _in_window(self, member: Member) -> bool:
         return self._lies_in_window(member.score.ranks)
 
     def _lies_in_window(self, ranks: RankVector) -> bool:
         return -self._setting.tolerance - _FLOAT_NOISE <= self._gap(ranks) <= _FLOAT_NOISE
 
-    def _remember_window(self, members: Sequence[_Member]) -> None:
+    def _remember_window(self, members: Sequence[Member]) -> None:
         """Remembers the best member ever seen in the window: the answer if the beam itself never ends there."""
         inside = [member for member in members if self._in_window(member)]
         seen = [] if self._seen_in_window is None else [self._seen_in_window]
         if inside:
             self._seen_in_window = min([*seen, inside[0]], key=self._order)
-
-
-def _member_to_json(member: _Member) -> dict[str, Any]:
-    score = member.score
-    return {
-        "steps": list(member.steps),
-        "ranks": list(score.ranks),
-        "values": dict(score.values),
-        "seconds": score.seconds,
-        "worker": score.worker,
-        "precision": score.precision,
-    }
-
-
-def _member_from_json(member: Mapping[str, Any]) -> _Member:
-    ranks = rank_vector_from(member["ranks"])
-    precision = member.get("precision", "float32")  # runs of before had no other
-    score = Score(ranks, dict(member["values"]), member["seconds"], member["worker"], precision=precision)
-    return _Member(tuple(member["steps"]), score)

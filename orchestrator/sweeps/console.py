@@ -7,11 +7,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
-from rich import box
 from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
+from orchestrator.console_table import print_framed, print_line, print_plain
 from orchestrator.progress import duration
 from orchestrator.sweeps.outcomes import devices_of_table
 from orchestrator.sweeps.trials import LATENCY
@@ -30,12 +28,20 @@ def show_trials(table: pd.DataFrame, console: Console) -> None:
         table: as `outcomes.table_of` makes it.
     """
     finished, devices = table[table["status"] == "finished"], devices_of_table(table.columns)
+    timed = [head for device in devices for head in (f"{device} ms", "predicted")]
+    heads = (*_HEADS[:-2], *timed, *_HEADS[-2:])
+    groups = []
     for budget, rows in finished.groupby("budget", sort=False):
         ordered = rows.sort_values("accuracy", ascending=False)
         lines = [_cells(row, devices) for row in ordered.to_dict("records")]
-        _show(f"{budget} ({_terms(ordered)})", devices, lines, console)
+        groups.append((f"{budget} ({_terms(ordered)})", lines))
+    if console.is_terminal:
+        for title, lines in groups:
+            print_framed(title, heads, lines, console)
+    else:
+        print_plain(heads, groups, console)
     for line in _notes(table):
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
+        print_line(line, console)
 
 
 def _terms(rows: pd.DataFrame) -> str:
@@ -53,30 +59,6 @@ def _cells(row: Any, devices: Sequence[str]) -> tuple[str, ...]:
     timed = ("-" if pd.isna(one) else f"{one:.4g}" for one in times)
     name = f"{row['trial']}{' *' if row['pareto'] else ''}"
     return (name, *shown, *timed, str(row["epochs"]), duration(row["seconds"]))
-
-
-def _show(title: str, devices: Sequence[str], lines: Sequence[tuple[str, ...]], console: Console) -> None:
-    timed = [head for device in devices for head in (f"{device} ms", "predicted")]
-    heads = (*_HEADS[:-2], *timed, *_HEADS[-2:])
-    if not console.is_terminal:  # into a file a table is as wide as it is
-        _print_plain(title, [heads, *lines], console)
-        return
-    framed = Table(title=Text(title), title_justify="left", box=box.SIMPLE_HEAD)
-    for place, head in enumerate(heads):
-        framed.add_column(head, justify="right" if place else "left")
-    for line in lines:
-        framed.add_row(*(Text(cell, style="bold" if line[0].endswith(" *") else "") for cell in line))
-    console.print(framed)
-
-
-def _print_plain(title: str, lines: Sequence[tuple[str, ...]], console: Console) -> None:
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    padded = [
-        [line[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(line[1:], widths[1:], strict=True))]
-        for line in lines
-    ]
-    for text in (title, *("  ".join(cells).rstrip() for cells in padded)):
-        console.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
 def _notes(table: pd.DataFrame) -> list[str]:

@@ -27,6 +27,9 @@ from workers.quiet_log import quiet_log
 
 __all__ = ["run_trials"]
 
+_TUNE_LOG = "ray.tune"
+"""Has pages on every lost trial and on results that it was not to keep; `Following` says it all."""
+
 _TUNE_SETTINGS = {
     "RAY_AIR_NEW_OUTPUT": "0",  # Tune's own box of progress; verbose=0 silences the older reporter only
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
@@ -46,13 +49,8 @@ def run_trials(following: Following, actor: Any, settings: SweepSettings) -> boo
     """
     interrupt = _Interrupt(following.stopping)
     resources = {"cpu": settings.resources.cpus, "gpu": settings.resources.gpus}
-    with (
-        tempfile.TemporaryDirectory(prefix="rankray-tune-") as folder,
-        _environment(_TUNE_SETTINGS),
-        quiet_log(
-            "ray.tune"
-        ),  # pages on every lost trial and on results that it was not to keep; `Following` says it all
-    ):
+    folders = tempfile.TemporaryDirectory(prefix="rankray-tune-")
+    with folders as folder, _environment(_TUNE_SETTINGS), quiet_log(_TUNE_LOG):
         tuner = tune.Tuner(
             tune.with_resources(actor, resources),
             tune_config=tune.TuneConfig(

@@ -228,3 +228,12 @@ class TestCrossEntropy:
 def test_a_pil_image_is_stacked_only_after_it_became_a_tensor() -> None:
     with pytest.raises(ConfigError, match="inputs of sample 0 is Image, no tensor or number"):
         stack([(Image.new("RGB", (2, 2)), 0)])
+
+
+def test_images_alone_are_laid_out_anew() -> None:
+    inputs = {"pixels": torch.randn(2, 3, 4, 4), "mask": torch.ones(2, 5)}
+    laid_out = Batch(inputs, torch.zeros(2)).channels_last().inputs
+    assert isinstance(laid_out, dict)
+    assert laid_out["pixels"].is_contiguous(memory_format=torch.channels_last)
+    assert torch.equal(laid_out["pixels"], inputs["pixels"])
+    assert laid_out["mask"] is inputs["mask"]

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from workers.batch import Batch
-from workers.sliced_scorer import SLICE_BYTES, Child, channels_last, slice_size_for
+from workers.sliced_scorer import SLICE_BYTES, Child, slice_size_for
 
 
 @given(samples=st.integers(1, 5000), sample_bytes=st.integers(0, 4 * SLICE_BYTES))
@@ -38,12 +36,3 @@ def test_a_failure_is_the_score() -> None:
     child.fail("nan", "why")
     score = child.score(10)
     assert (score.ranks, score.status, score.reason, score.seconds, score.values) == ((3, None), "nan", "why", 2.0, {})
-
-
-def test_images_alone_are_laid_out_anew() -> None:
-    inputs = {"pixels": torch.randn(2, 3, 4, 4), "mask": torch.ones(2, 5)}
-    laid_out = channels_last(Batch(inputs, torch.zeros(2))).inputs
-    assert isinstance(laid_out, dict)
-    assert laid_out["pixels"].is_contiguous(memory_format=torch.channels_last)
-    assert torch.equal(laid_out["pixels"], inputs["pixels"])
-    assert laid_out["mask"] is inputs["mask"]
