@@ -26,9 +26,8 @@ def print_framed(title: str, heads: Line, lines: Sequence[Line], console: Consol
 
 def print_plain(heads: Line, groups: Sequence[tuple[str, Sequence[Line]]], console: Console) -> None:
     """For files and pipes: the heads once, then the groups under their titles, all of one width."""
-    widths = [
-        max(map(len, column)) for column in zip(heads, *(line for _, lines in groups for line in lines), strict=True)
-    ]
+    rows = [heads, *(line for _, lines in groups for line in lines)]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for title, lines in [("", [heads]), *groups]:
         if title:
             print_line(f"{title}:", console)

@@ -62,10 +62,9 @@ def _test_parts(prepared: Prepared) -> Iterator[Batch]:
 
 def _judged(prepared: Prepared, network: nn.Module, parts: Iterable[Batch]) -> Scores:
     metric = import_object(prepared.config.metric, "metric")
-    laid_out = (
-        map(Batch.channels_last, parts) if _takes_channels_last(network, prepared.validation.example()) else parts
-    )
-    values = judge_in_slices(network, laid_out, metric)
+    if _takes_channels_last(network, prepared.validation.example()):
+        parts = map(Batch.channels_last, parts)
+    values = judge_in_slices(network, parts, metric)
     return None if values is None else {name: values[name] for name in ("accuracy", "loss")}
 
 
