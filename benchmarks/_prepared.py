@@ -12,8 +12,7 @@ from torch import nn
 
 from orchestrator.config.loading import check_config, read_config
 from orchestrator.preparation import Prepared, prepare
-from orchestrator.progress import Silent
-from orchestrator.search_run import choose_way
+from orchestrator.search_run import ranks_to_check
 from orchestrator.searches.contract import Problem
 from orchestrator.shared import share
 from search_spaces.budgets import Budget
@@ -21,6 +20,7 @@ from search_spaces.costs import rank_space
 from search_spaces.schemes.registry import schemes
 from search_spaces.survey import survey
 from workers.batch import Batch, run_model
+from workers.choice import Question, choose
 from workers.evaluator import Shared
 from workers.factoriser import factors_from
 from workers.models import CifarResNet
@@ -81,4 +81,5 @@ def share_as_a_run(prepared: Prepared) -> Shared:
     shared, references = share(prepared)
     stored = ray.get(references)
     factors = {layer.name: factors_from(one) for layer, one in zip(prepared.found.layers, stored, strict=True)}
-    return replace(shared, way=choose_way(prepared.subject(factors), [prepared.space], Silent()))
+    choice = choose(prepared.subject(factors), Question(ranks_to_check([prepared.space])))
+    return replace(shared, way=choice.way)

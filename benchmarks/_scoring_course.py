@@ -33,7 +33,7 @@ from orchestrator.searches.contract import Answer
 from search_spaces.candidates import Candidate, Precision, Score
 from search_spaces.rank_space import RankVector
 from workers.scorer import Change, child_of
-from workers.scoring import Scorer
+from workers.ways import Scorer
 
 __all__ = ["Course", "Group", "Level", "groups_of", "run_course", "score_groups"]
 

@@ -22,7 +22,7 @@ from orchestrator.ray_cluster import connect
 from orchestrator.shared import share
 from search_spaces.candidates import Candidate
 from workers.evaluator import Evaluator
-from workers.scoring import Scorer
+from workers.ways import Scorer
 
 __all__ = ["measure", "show_found"]
 

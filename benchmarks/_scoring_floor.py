@@ -23,7 +23,7 @@ from _scoring_network import Network
 
 from search_spaces.layers import Layer, Stage
 from search_spaces.rank_space import Rank, RankVector
-from workers.scoring import Scorer
+from workers.ways import Scorer
 
 __all__ = ["measure", "show_found"]
 

@@ -19,7 +19,9 @@ from orchestrator.searches.registry import search_methods
 from search_spaces.candidates import Precision
 from search_spaces.schemes.contract import Factors
 from workers.batch import accuracy
-from workers.scoring import Scorer, Subject, make_scorer, reason_against_bfloat16
+from workers.scoring import reason_against_bfloat16
+from workers.subject import Subject
+from workers.ways import Scorer, make_scorer
 
 __all__ = ["Network", "cifar_network", "random_network"]
 

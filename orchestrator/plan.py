@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from rich.console import Console
@@ -27,7 +27,9 @@ from search_spaces.rank_space import Rank, RankSpace, RankVector
 from search_spaces.schemes.channel_svd import ChannelSVD
 from search_spaces.schemes.contract import Factors, Scheme
 from search_spaces.schemes.spatial_svd import SpatialSVD
-from workers.scoring import Way, choose_scoring, make_scorer, reason_against_bfloat16
+from workers.choice import Choice, Question, choose
+from workers.gpu import given_gpu
+from workers.ways import make_scorer
 
 __all__ = ["Plan", "make_plan", "show_plan"]
 
@@ -48,17 +50,16 @@ class Plan:
         complete: whether the dry run came to its end; if not, there are at least that many.
         seconds_per_candidate: mean of a few, measured here with the threads of one evaluator.
         evaluators: how many the cluster holds.
-        way, reason: how candidates are scored, and why no faster.
-        against_bfloat16: why they are not screened in bfloat16, where that is asked for; None where it is not.
+        choice: how candidates are scored, and why no faster.
+        elsewhere: they would be scored on GPUs, of which this process sees none: the seconds are this processor's.
     """
 
     candidates: int
     complete: bool
     seconds_per_candidate: float
     evaluators: int
-    way: Way = "resumed"
-    reason: str = ""
-    against_bfloat16: str | None = None
+    choice: Choice = field(default_factory=lambda: Choice("resumed", ""))
+    elsewhere: bool = False
 
     @property
     def seconds(self) -> float:
@@ -80,8 +81,11 @@ def make_plan(prepared: Prepared) -> Plan:
         )
     prepared = learn_here(prepared)
     candidates, complete = _dry_run(prepared)
-    seconds, way, reason, against = _seconds_per_candidate(prepared)
-    return Plan(candidates, complete, seconds, _evaluators(prepared.config.cluster), way, reason, against)
+    on_gpu = prepared.config.cluster.gpus_per_evaluator > 0
+    device = given_gpu() if on_gpu and torch.cuda.is_available() else torch.device("cpu")
+    seconds, choice = _seconds_per_candidate(prepared, device)
+    elsewhere = on_gpu and device.type == "cpu"
+    return Plan(candidates, complete, seconds, _evaluators(prepared.config.cluster), choice, elsewhere)
 
 
 def _dry_run(prepared: Prepared) -> tuple[int, bool]:
@@ -103,10 +107,8 @@ def _made_up(candidate: Candidate, compression: float) -> Score:
     return Score(candidate.ranks, values, precision=candidate.precision)
 
 
-def _seconds_per_candidate(prepared: Prepared) -> tuple[float, Way, str, str | None]:
-    """Mean seconds of a level's children at half their useful ranks, by the way the search will take, and why.
-
-    The last is why bfloat16 is not used that was asked for; None where it was not.
+def _seconds_per_candidate(prepared: Prepared, device: torch.device) -> tuple[float, Choice]:
+    """Mean seconds of a level's children at half their useful ranks, by the way the search will take, and which it is.
 
     The children lower layers that are spread evenly over the network, because those near its end cost less. Factors of
     noise take as long as real ones.
@@ -120,16 +122,15 @@ def _seconds_per_candidate(prepared: Prepared) -> tuple[float, Way, str, str | N
     torch.set_num_threads(threads)
     try:
         lowest, halves = space.smallest, space.at([max(1, layer.useful // 2) for layer in space.layers])
-        subject = prepared.subject(factors)
-        way, reason = choose_scoring(subject, [halves])
-        asked = prepared.config.search.screens_in == "bfloat16"
-        against = reason_against_bfloat16(way, subject, [halves]) if asked else None
-        scorer = make_scorer(way, subject, "bfloat16" if against == "" else "float32")
+        subject = prepared.subject(factors).to(device)
+        rough = prepared.config.search.screens_in == "bfloat16"
+        choice = choose(subject, Question([halves], [halves] if rough else ()))
+        scorer = make_scorer(choice.way, subject, "bfloat16" if choice.against_bfloat16 == "" else "float32")
         spread = range(0, len(layers), -(-len(layers) // _PROBES))
         scorer.score(halves, [{0: lowest[0]}])  # warms up
         started = time.perf_counter()
         scorer.score(halves, [{index: lowest[index] if halves[index] != lowest[index] else None} for index in spread])
-        return (time.perf_counter() - started) / len(spread), way, reason, against
+        return (time.perf_counter() - started) / len(spread), choice
     finally:
         torch.set_num_threads(before)
 
@@ -147,8 +148,10 @@ def _evaluators(settings: ClusterSettings) -> int:
         return int(settings.evaluators)
     if settings.address or os.environ.get("RAY_ADDRESS"):
         with connect(settings) as cluster:
-            return cluster.evaluators_that_fit(settings.threads_per_evaluator)
-    return max(1, (os.cpu_count() or 1) // settings.threads_per_evaluator)
+            return cluster.evaluators_that_fit(settings.threads_per_evaluator, settings.gpus_per_evaluator)
+    by_cpus = (os.cpu_count() or 1) // settings.threads_per_evaluator
+    gpus = settings.gpus_per_evaluator
+    return max(1, min(by_cpus, int(torch.cuda.device_count() / gpus)) if gpus else by_cpus)
 
 
 def show_plan(prepared: Prepared, plan: Plan, console: Console) -> None:
@@ -163,15 +166,18 @@ def show_plan(prepared: Prepared, plan: Plan, console: Console) -> None:
         + ("; candidates that are stopped early take less" if _some_stop_early(prepared, plan) else ""),
         highlight=False,
     )
-    if plan.reason:
-        console.print(f"{slower_way(plan.way)}, because {plan.reason}", highlight=False)
-    if plan.against_bfloat16 is not None:
-        console.print(screening_precision(plan.against_bfloat16), highlight=False)
+    choice = plan.choice
+    if plan.elsewhere:
+        console.print("timed on this machine's processor, as no GPU is seen here", highlight=False)
+    if choice.reason:
+        console.print(f"{slower_way(choice.way)}, because {choice.reason}", highlight=False)
+    if choice.against_bfloat16 is not None:
+        console.print(screening_precision(choice.against_bfloat16), highlight=False)
 
 
 def _some_stop_early(prepared: Prepared, plan: Plan) -> bool:
     """Whether the search may leave candidates before their last sample; its time is that of scoring all to the end."""
-    return prepared.config.search.stops_early and plan.candidates > 1 and plan.way != "plain"
+    return prepared.config.search.stops_early and plan.candidates > 1 and plan.choice.way != "plain"
 
 
 def _layer_table(prepared: Prepared, console: Console) -> Table:

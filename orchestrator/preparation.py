@@ -31,9 +31,10 @@ from workers.datasets import PreparedDataset, check_labels, open_dataset
 from workers.import_path import build, import_object
 from workers.new_classes import with_classes
 from workers.scorer import judge_in_slices
-from workers.scoring import Subject, Way
 from workers.shared_tensors import adopt, skeleton, weights_of
 from workers.splits import collect, data_fingerprint, draw_calibration, draw_validation
+from workers.subject import Subject
+from workers.ways import Way
 
 __all__ = ["Prepared", "build_model", "prepare", "screening_precision", "slower_way", "static_limits"]
 
@@ -173,6 +174,8 @@ def slower_way(way: Way) -> str:
     """What it means that candidates are not scored in the fastest way."""
     if way == "plain":
         return "every candidate takes a whole forward pass"
+    if way == "resumed":
+        return "every candidate goes on alone from the changed layer, which leaves much of a GPU idle"
     return (
         "every candidate runs the model's own forward, with its parent's outputs of the layers before the changed one"
     )

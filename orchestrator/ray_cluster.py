@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import sys
 import sysconfig
@@ -23,6 +24,9 @@ from orchestrator.ray_token import keep_token_private
 from search_spaces.errors import ConfigError
 
 __all__ = ["Cluster", "Node", "connect"]
+
+_ROUNDING = 1e-6
+"""Of fractions of GPUs: ten tenths are a whole."""
 
 
 @dataclass(frozen=True)
@@ -73,45 +77,67 @@ class Cluster:
         """GPUs that nobody holds, over all nodes."""
         return sum(node.free.get("GPU", 0.0) for node in self.nodes())
 
-    def evaluators_that_fit(self, threads: int) -> int:
-        """How many evaluators of so many threads the free CPUs hold now; at least one, which waits for its CPUs.
+    def evaluators_that_fit(self, threads: int, gpus: float = 0.0) -> int:
+        """How many evaluators of so many threads and GPUs fit now; at least one, which waits until it does.
 
         Raises:
             ConfigError: no node is large enough for even one.
         """
-        self._evaluators_ever(threads)
-        return max(1, sum(int(node.free.get("CPU", 0.0) // threads) for node in self.nodes()))
+        self._evaluators_ever(threads, gpus)
+        return max(1, sum(_room(node.free, threads, gpus) for node in self.nodes()))
 
-    def check_evaluators(self, evaluators: int | str, threads: int) -> None:
-        """Returns if the wanted evaluators fit once all CPUs are free; Ray would wait forever and say nothing.
+    def check_evaluators(self, evaluators: int | str, threads: int, gpus: float = 0.0) -> None:
+        """Returns if the wanted evaluators fit once all CPUs and GPUs are free; Ray would wait forever, and silently.
 
         Raises:
             ConfigError: the nodes that are there now can never hold them.
         """
-        most = self._evaluators_ever(threads)
+        most = self._evaluators_ever(threads, gpus)
         if evaluators != "auto" and int(evaluators) > most:
             raise ConfigError(
                 "cluster.evaluators",
-                f"{evaluators} evaluators of {_threads(threads)} do not fit: {self._size()} hold at most {most}; "
-                f"ask for {most} or `auto`, or add nodes",
+                f"{evaluators} evaluators of {_needs(threads, gpus)} do not fit: {self._size(gpus)} hold at most "
+                f"{most}; ask for {most} or `auto`, or add nodes",
             )
 
-    def _evaluators_ever(self, threads: int) -> int:
-        most = sum(int(node.total.get("CPU", 0.0) // threads) for node in self.nodes())
-        if not most:
+    def _evaluators_ever(self, threads: int, gpus: float) -> int:
+        nodes = self.nodes()
+        most = sum(_room(node.total, threads, gpus) for node in nodes)
+        if most:
+            return most
+        wanted, size = _needs(threads, gpus), self._size(gpus)
+        if any(_room(node.total, threads, 0.0) for node in nodes):
             raise ConfigError(
-                "cluster.threads_per_evaluator",
-                f"no node has room for an evaluator of {_threads(threads)}: {self._size()}; ask for fewer threads",
+                "cluster.gpus_per_evaluator",
+                f"no node has room for an evaluator of {wanted}: {size}; set 0 to score on CPUs, or add a node whose "
+                "GPUs Ray counts (`ray start --num-gpus`)",
             )
-        return most
+        raise ConfigError(
+            "cluster.threads_per_evaluator",
+            f"no node has room for an evaluator of {wanted}: {size}; ask for fewer threads",
+        )
 
-    def _size(self) -> str:
-        cpus = [int(node.total.get("CPU", 0.0)) for node in self.nodes()]
-        return f"{len(cpus)} node{'s' * (len(cpus) != 1)} with {', '.join(map(str, cpus))} CPUs"
+    def _size(self, gpus: float) -> str:
+        nodes = self.nodes()
+        cpus = ", ".join(str(int(node.total.get("CPU", 0.0))) for node in nodes)
+        size = f"{len(nodes)} node{'s' * (len(nodes) != 1)} with {cpus} CPUs"
+        held = ", ".join(f"{node.total.get('GPU', 0.0):g}" for node in nodes)
+        return f"{size} and {held} GPUs" if gpus else size
 
 
-def _threads(threads: int) -> str:
-    return f"{threads} thread{'s' * (threads != 1)}"
+def _room(resources: Mapping[str, float], threads: int, gpus: float) -> int:
+    """How many evaluators fit into a node's resources."""
+    by_cpus = int(resources.get("CPU", 0.0) // threads)
+    if not gpus:
+        return by_cpus
+    each = math.floor(1.0 / gpus + _ROUNDING)  # no evaluator has parts of two GPUs
+    whole, part = divmod(resources.get("GPU", 0.0) + _ROUNDING, 1.0)
+    return min(by_cpus, int(whole) * each + math.floor(part / gpus))
+
+
+def _needs(threads: int, gpus: float) -> str:
+    text = f"{threads} thread{'s' * (threads != 1)}"
+    return f"{text} and {gpus:g} GPU{'s' * (gpus > 1)}" if gpus else text
 
 
 @contextmanager
@@ -130,7 +156,7 @@ def connect(settings: ClusterSettings) -> Iterator[Cluster]:
         if not connected_before:
             _initialise(settings.address)
         cluster = Cluster()
-        cluster.check_evaluators(settings.evaluators, settings.threads_per_evaluator)
+        cluster.check_evaluators(settings.evaluators, settings.threads_per_evaluator, settings.gpus_per_evaluator)
         yield cluster
     finally:
         if not connected_before:

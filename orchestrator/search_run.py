@@ -27,12 +27,13 @@ from orchestrator.shared_time import SharedTime
 from search_spaces.candidates import Score
 from search_spaces.errors import RankRayError, RunInterruptedError
 from search_spaces.rank_space import RankSpace, RankVector
-from search_spaces.schemes.contract import Factors
+from workers.choice import Question, choose, choose_on_gpu
 from workers.evaluator import Evaluator, Shared
 from workers.factoriser import factors_from
-from workers.scoring import Subject, Way, choose_scoring, reason_against_bfloat16, reason_against_stopping
+from workers.subject import Subject
+from workers.ways import RESUMABLE
 
-__all__ = ["SearchToRun", "run_search", "run_searches"]
+__all__ = ["SearchToRun", "ranks_to_check", "run_search", "run_searches"]
 
 Ended = Callable[[str, dict[str, Any] | RankRayError], None]
 
@@ -163,10 +164,7 @@ class _Group:
         shared, references = share(first, model, learned, spaces)
         stored = ray.get(references)
         factors = {layer.name: factors_from(one) for layer, one in zip(first.found.layers, stored, strict=True)}
-        subject = first.subject(factors)
-        way = choose_way(subject, spaces, self.observer)
-        _choose_precision(courses, subject, way, self.observer)
-        shared = replace(shared, way=way, stop_by=_stop_by(first, factors, way, self.observer))
+        shared = self._choose(courses, shared, first.subject(factors))
         with Finishing(factors, self.ended) as finishing:
             pool = _start_pool(first, shared, size, self.observer)
             self.shared_time.charge(dict.fromkeys((course.name for course in courses), 1.0))
@@ -183,6 +181,32 @@ class _Group:
                 following.follow()
             finally:
                 pool.close()
+
+    def _choose(self, courses: Sequence[Course], shared: Shared, subject: Subject) -> Shared:
+        """Chooses how candidates are scored, checked against assembled networks before anything is; says what is slow.
+
+        Raises:
+            ConfigError: no way gives what the assembled network gives.
+        """
+        settings = courses[0].prepared.config.search
+        rough = [course for course in courses if course.prepared.config.search.screens_in == "bfloat16"]
+        question = Question(
+            ranks_to_check([course.prepared.space for course in courses]),
+            ranks_to_check([course.prepared.space for course in rough]) if rough else (),
+            settings.objective if settings.stops_early else "",
+        )
+        choice = choose_on_gpu(shared, question) if shared.gpus else choose(subject, question)
+        if choice.reason:
+            self.observer.say(f"{slower_way(choice.way)}, because {choice.reason}; the answer is the same, later")
+        if choice.against_bfloat16 is not None:
+            self.observer.say(screening_precision(choice.against_bfloat16))
+        if choice.against_stopping:
+            why = choice.against_stopping
+            self.observer.say(f"every candidate is scored to the end, because {why}; the answer is the same, later")
+        for course in rough:
+            if choice.against_bfloat16 and isinstance(course.search, ScreeningSearch):
+                course.search.screen_in("float32")
+        return replace(shared, way=choice.way, stop_by=question.stop_by if choice.against_stopping == "" else "")
 
     def _start(self, opened: _Opened, prepared: Prepared, cluster: Cluster, devices: ExitStack) -> Course | None:
         """The search, from its beginning or as a former process left it; None, and it has ended, where it cannot."""
@@ -212,62 +236,24 @@ class _Group:
 
 
 def _evaluators(prepared: Prepared, cluster: Cluster) -> int:
-    wanted = prepared.config.cluster.evaluators
-    return (
-        cluster.evaluators_that_fit(prepared.config.cluster.threads_per_evaluator) if wanted == "auto" else int(wanted)
-    )
+    wanted = prepared.config.cluster
+    if wanted.evaluators != "auto":
+        return int(wanted.evaluators)
+    return cluster.evaluators_that_fit(wanted.threads_per_evaluator, wanted.gpus_per_evaluator)
 
 
 def _start_pool(prepared: Prepared, shared: Shared, size: int, observer: Observer) -> Pool:
-    threads = prepared.config.cluster.threads_per_evaluator
-
     def make(name: str) -> Any:
         # Ray must neither restart nor retry: the pool does, with a count per candidate.
-        actor = ray.remote(num_cpus=threads, max_restarts=0, max_task_retries=0)(Evaluator)
-        return actor.remote(name, shared)
+        start: Any = ray.remote(num_cpus=shared.threads, num_gpus=shared.gpus, max_restarts=0, max_task_retries=0)
+        return start(Evaluator).remote(name, shared)
 
     events = PoolEvents(lost=lambda name, cause: observer.say(f"{name} was lost: {cause}; its work goes to others"))
-    timeout_s, mix_parents = prepared.config.cluster.timeout_s, shared.way == "resumed"
+    timeout_s, mix_parents = prepared.config.cluster.timeout_s, shared.way in RESUMABLE
     return Pool(make, size, timeout_s=timeout_s, mix_parents=mix_parents, events=events)
 
 
-def choose_way(subject: Subject, spaces: Sequence[RankSpace], observer: Observer) -> Way:
-    """How candidates are scored, checked against assembled networks before anything is scored.
-
-    Raises:
-        ConfigError: no way gives what the assembled network gives.
-    """
-    way, reason = choose_scoring(subject, _checked(spaces))
-    if reason:
-        observer.say(f"{slower_way(way)}, because {reason}; the answer is the same, later")
-    return way
-
-
-def _checked(spaces: Sequence[RankSpace]) -> list[RankVector]:
+def ranks_to_check(spaces: Sequence[RankSpace]) -> list[RankVector]:
     """Rank vectors on which ways of scoring are compared: the dense network, and half of every space's useful ranks."""
     halves = [space.at([max(1, layer.useful // 2) for layer in space.layers]) for space in spaces]
     return list(dict.fromkeys([spaces[0].dense, *halves]))
-
-
-def _choose_precision(courses: Sequence[Course], subject: Subject, way: Way, observer: Observer) -> None:
-    """Has searches that would be screened in bfloat16 be screened in float32 where that does not do."""
-    wanting = [course for course in courses if course.prepared.config.search.screens_in == "bfloat16"]
-    if not wanting:
-        return
-    reason = reason_against_bfloat16(way, subject, _checked([course.prepared.space for course in wanting]))
-    observer.say(screening_precision(reason))
-    for course in wanting:
-        if reason and isinstance(course.search, ScreeningSearch):
-            course.search.screen_in("float32")
-
-
-def _stop_by(prepared: Prepared, factors: Mapping[str, Factors], way: Way, observer: Observer) -> str:
-    """The objective by which candidates are stopped early; empty where all are scored to the end."""
-    settings = prepared.config.search
-    if not settings.stops_early or way == "plain":
-        return ""
-    subject = replace(prepared.subject(factors), stop_by=settings.objective)
-    reason = reason_against_stopping(way, subject, prepared.space.dense)
-    if reason:
-        observer.say(f"every candidate is scored to the end, because {reason}; the answer is the same, later")
-    return "" if reason else settings.objective

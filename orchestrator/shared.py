@@ -76,6 +76,7 @@ def share(
         schemes=names,
         metric=config.metric,
         threads=config.cluster.threads_per_evaluator,
+        gpus=config.cluster.gpus_per_evaluator,
         slice_size=config.data.slice_size,
         batch_statistics=prepared.batch_statistics,
     )

@@ -18,12 +18,14 @@ from workers.allocator import give_back_free_memory
 from workers.batch import Batch
 from workers.batch_norms import normalise_by_batch
 from workers.factoriser import factors_from
+from workers.gpu import given_gpu
 from workers.import_path import import_object
 from workers.scorer import Change
-from workers.scoring import Scorer, Subject, Way, make_scorer
 from workers.shared_tensors import Stored, adopt, changed, checksums, unpack
+from workers.subject import Subject
+from workers.ways import Scorer, Way, make_scorer
 
-__all__ = ["Evaluator", "Shared", "batch_to_tensors", "shared_checksums"]
+__all__ = ["Evaluator", "Shared", "batch_to_tensors", "open_subject", "shared_checksums"]
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,7 @@ class Shared:
         layers, schemes: the space's layers and their schemes' names.
         metric: import path of the metric.
         threads: torch threads of an evaluator.
+        gpus: that Ray gives an evaluator; above 0 it scores on one.
         slice_size: samples per forward pass, where the user set it.
         way: how candidates are scored; the same for all, so that their scores compare.
         batch_statistics: normalise by the statistics of the validation batch, as if they had been re-estimated.
@@ -54,6 +57,7 @@ class Shared:
     schemes: tuple[str, ...]
     metric: str
     threads: int
+    gpus: float = 0.0
     slice_size: int | None = None
     way: Way = "plain"
     batch_statistics: bool = False
@@ -69,25 +73,9 @@ class Evaluator:
     """
 
     def __init__(self, name: str, shared: Shared) -> None:
-        torch.set_num_threads(shared.threads)
-        self._name, self._shared = name, shared
-        self._stored_weights: dict[str, Stored] = ray.get(shared.weights)
-        self._stored_factors: list[dict[str, Stored]] = ray.get(list(shared.factors))
-        self._stored_batch: dict[str, Stored] = ray.get(shared.batch)
-        subject = Subject(
-            self._dense_model,
-            shared.layers,
-            [schemes().get(scheme, "search.scheme") for scheme in shared.schemes],
-            {layer.name: factors_from(one) for layer, one in zip(shared.layers, self._stored_factors, strict=True)},
-            batch_from(self._stored_batch),
-            import_object(shared.metric, "metric"),
-            shared.slice_size,
-            shared.stop_by,
-        )
-        if shared.batch_statistics:
-            subject = replace(subject, slice_size=len(subject.batch))
-        self._subject = subject
-        self._scorers: dict[Precision, Scorer] = {"float32": make_scorer(shared.way, subject)}
+        self._name, self._shared, self._views = name, shared, _Views.of(shared)
+        self._subject = open_subject(shared, self._views)
+        self._scorers: dict[Precision, Scorer] = {"float32": make_scorer(shared.way, self._subject)}
 
     def ready(self) -> str:
         """Answers with its name once it can score."""
@@ -117,14 +105,54 @@ class Evaluator:
         Asked at the end of a level, so it is also the moment to give free memory back.
         """
         give_back_free_memory()
-        now = shared_checksums(self._shared.layers, self._stored_weights, self._stored_factors, self._stored_batch)
+        views = self._views
+        now = shared_checksums(self._shared.layers, views.weights, views.factors, views.batch)
         return changed(self._shared.checksums, now)
 
-    def _dense_model(self) -> nn.Module:
-        model = adopt(ray.get(self._shared.skeleton), unpack(self._stored_weights))
-        if self._shared.batch_statistics:
+
+@dataclass(frozen=True)
+class _Views:
+    """What is in the object store, as this process reads it."""
+
+    weights: dict[str, Stored]
+    factors: list[dict[str, Stored]]
+    batch: dict[str, Stored]
+
+    @classmethod
+    def of(cls, shared: Shared) -> _Views:
+        return cls(ray.get(shared.weights), ray.get(list(shared.factors)), ray.get(shared.batch))
+
+
+def open_subject(shared: Shared, views: _Views | None = None) -> Subject:
+    """What is scored, in this process, with the threads and on the device that an evaluator has.
+
+    Args:
+        views: where they are there already.
+
+    Raises:
+        ConfigError: the GPU cannot be used.
+    """
+    torch.set_num_threads(shared.threads)
+    stored = views or _Views.of(shared)
+
+    def dense_model() -> nn.Module:
+        model = adopt(ray.get(shared.skeleton), unpack(stored.weights))
+        if shared.batch_statistics:
             normalise_by_batch(model)
         return model
+
+    batch = batch_from(stored.batch)
+    subject = Subject(
+        dense_model,
+        shared.layers,
+        [schemes().get(scheme, "search.scheme") for scheme in shared.schemes],
+        {layer.name: factors_from(one) for layer, one in zip(shared.layers, stored.factors, strict=True)},
+        batch,
+        import_object(shared.metric, "metric"),
+        len(batch) if shared.batch_statistics else shared.slice_size,
+        shared.stop_by,
+    )
+    return subject.to(given_gpu()) if shared.gpus else subject
 
 
 def shared_checksums(

@@ -15,7 +15,7 @@ from search_spaces.rank_space import Rank
 from search_spaces.schemes.truncation import multiplied_out, stage_weights
 from workers.slot import Slot
 
-__all__ = ["PREPARED_BYTES", "Fold", "PreparedLayers", "fold_of"]
+__all__ = ["PREPARED_BYTES", "PREPARED_BYTES_ON_GPU", "Fold", "PreparedLayers", "fold_of"]
 
 LANES = 16
 """Channels that a vector unit handles at once (AVX-512 in float32): a rank of 17 costs what one of 32 does."""
@@ -29,6 +29,9 @@ Measured on 3 x 3 convolutions of 16 to 512 channels: cascades of 0.83 of the de
 
 PREPARED_BYTES = 64 << 20
 """Private memory of prepared weights, by default."""
+
+PREPARED_BYTES_ON_GPU = 1 << 30
+"""The same on a GPU, where nothing is shared between evaluators anyway."""
 
 
 @dataclass(frozen=True)

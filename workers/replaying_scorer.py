@@ -121,7 +121,7 @@ class ReplayingScorer(SlicedScorer):
         self.sample_bytes = max(1, seen.largest_bytes // len(few))
         if seen.reads_values:
             self._stop_rule = None
-        return samples if seen.reads_values else slice_size_for(samples, self.sample_bytes)
+        return samples if seen.reads_values else slice_size_for(samples, self.sample_bytes, few.labels.device)
 
     def _note_call(self, index: int, inputs: torch.Tensor) -> torch.Tensor:
         self._first_call.setdefault(index, len(self._first_call))

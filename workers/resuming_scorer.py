@@ -22,12 +22,12 @@ from workers.causes import cause
 from workers.early_stop import StopRule
 from workers.forward_graph import CannotBeCut, Env, ForwardGraph, trace_forward
 from workers.memory_reuse import Shape, reuse_memory
-from workers.prepared_layer import PREPARED_BYTES, PreparedLayers
+from workers.prepared_layer import PREPARED_BYTES, PREPARED_BYTES_ON_GPU, PreparedLayers
 from workers.scorer import Metric
 from workers.sliced_scorer import Child, Passes, SlicedScorer, slice_size_for
 from workers.slot import Slot, open_slots
 
-__all__ = ["ResumingScorer"]
+__all__ = ["ResumingScorer", "in_float32"]
 
 
 class ResumingScorer(SlicedScorer):
@@ -43,7 +43,7 @@ class ResumingScorer(SlicedScorer):
         batch: the validation batch.
         metric: judges outputs; it must be a mean over samples, or `slice_size` the whole batch.
         slice_size: samples per pass; None chooses it by the activations' size.
-        limit_bytes: of prepared weights; see `PreparedLayers`.
+        limit_bytes: of prepared weights; see `PreparedLayers`. None is what the device can spare.
         stop_rule: of the objective, where children may be stopped early: the metric is `accuracy` then, every sample
             has one label, and no user chose the slices.
         dtype: floating-point type of the passes; None is the model's own. In another one weights are rounded once,
@@ -62,19 +62,24 @@ class ResumingScorer(SlicedScorer):
         batch: Batch,
         metric: Metric,
         slice_size: int | None = None,
-        limit_bytes: int = PREPARED_BYTES,
+        limit_bytes: int | None = None,
         stop_rule: StopRule | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__(metric, stop_rule)
-        self._dtype = dtype
+        self._dtype, self._device = dtype, batch.labels.device
+        on_cpu = self._device.type == "cpu"
+        if limit_bytes is None:
+            limit_bytes = PREPARED_BYTES if on_cpu else PREPARED_BYTES_ON_GPU
+        # A GPU has fast kernels for images laid out so in half precision alone.
+        self._channels_last = on_cpu or dtype is not None
         model = model.eval().requires_grad_(False)
         self._slots = open_slots(model, list(layers), list(schemes), dict(factors))
         self._graph = trace_forward(model, batch.inputs)
         missing = [slot.layer.name for slot in self._slots if slot not in self._graph.first_call]
         if missing:
             raise CannotBeCut(f"its traced forward never calls {', '.join(missing)}")
-        self._prepared = PreparedLayers(self._slots, limit_bytes, dtype=dtype)
+        self._prepared = PreparedLayers(self._slots, limit_bytes, self._channels_last, dtype)
         if dtype is not None and self._prepared.on_views:
             raise CannotBeCut(f"its layers' weights take more than {limit_bytes >> 20} MiB, so that none is held ready")
         self._calls = sorted((self._graph.first_call[slot], index) for index, slot in enumerate(self._slots))
@@ -86,14 +91,14 @@ class ResumingScorer(SlicedScorer):
         self._bind_slots()
         shapes = self._first_pass(batch)
         self.reused = reuse_memory(self._graph, folded, shapes)
-        self._set_slices(batch, slice_size or slice_size_for(len(batch), self.sample_bytes), dense)
+        self._set_slices(batch, slice_size or slice_size_for(len(batch), self.sample_bytes, self._device), dense)
 
     def _mode(self) -> AbstractContextManager[object]:
         return torch.inference_mode()
 
     def _laid_out(self, part: Batch) -> Batch:
         # Shared weights lie as they were stored; for images laid out otherwise every call would copy them.
-        part = part if self._prepared.on_views else part.channels_last()
+        part = part.channels_last() if self._channels_last and not self._prepared.on_views else part
         return part if self._dtype is None else part.cast(self._dtype)
 
     def _open_slice(self, parent: RankVector, part: Batch, children: list[Child]) -> Passes:
@@ -116,7 +121,7 @@ class ResumingScorer(SlicedScorer):
                 yield from ((child, error) for child in children)
                 return
             if layer == len(self._calls):
-                outputs = env[-1] if self._dtype is None else _in_float32(env[-1])
+                outputs = env[-1] if self._dtype is None else in_float32(env[-1])
                 yield from ((child, outputs) for child in children)
                 return
             *fewer, most = sorted(_by_rank(children, self._calls[layer][1]), key=len)
@@ -177,7 +182,7 @@ class ResumingScorer(SlicedScorer):
         return shapes
 
 
-def _in_float32(outputs: Any) -> Any:
+def in_float32(outputs: Any) -> Any:
     """The outputs with every floating-point tensor in float32."""
 
     def widened(value: Any) -> Any:

@@ -18,7 +18,7 @@ from workers.causes import cause
 from workers.early_stop import OrderedSlice, SampleOrders, StopRule, Tally, ordered_slices
 from workers.scorer import Change, Metric, child_of, judge
 
-__all__ = ["SLICE_BYTES", "Child", "Passes", "SlicedScorer", "slice_size_for"]
+__all__ = ["SLICE_BYTES", "Child", "Look", "Passes", "SlicedScorer", "slice_size_for"]
 
 SLICE_BYTES = 3 << 20
 """Largest activation of a slice, so that a layer finds in the cache much of what the last one wrote.
@@ -27,7 +27,11 @@ Measured on CIFAR ResNets of 20 and 56 layers, one thread with 2 MiB of second-l
 1.1 to 1.15 times as long, because of the cost of each call; beyond 4 MiB memory is slower than the cache.
 """
 
+GPU_SLICE_BYTES = 256 << 20
+"""The same on a GPU, where what counts is that a launch has enough to do."""
+
 _NOT_FINITE = "the network's outputs are not finite"
+_CPU = torch.device("cpu")
 
 
 @dataclass
@@ -68,7 +72,7 @@ class Child:
 Passes = Iterator[tuple[Child, object]]
 """Children as their passes end, each with the outputs of its network, or with the exception that ended it."""
 
-_Look = Callable[[Child, object, int], None]
+Look = Callable[[Child, object, int], None]
 """Takes a child, its outputs, and the number of the slice."""
 
 
@@ -187,7 +191,7 @@ class SlicedScorer(ABC):
                 child.totals = tallies[id(child)].totals()
                 self._orders.remember(child.ranks, tallies[id(child)].hardness())
 
-    def _visit(self, parent: RankVector, children: list[Child], slices: Iterable[Batch], look: _Look) -> list[Child]:
+    def _visit(self, parent: RankVector, children: list[Child], slices: Iterable[Batch], look: Look) -> list[Child]:
         """Takes every slice through all children that have not failed; none once all have. Returns the children."""
         left = children
         if not left:
@@ -240,7 +244,7 @@ def _children(parent: RankVector, changes: Sequence[Change]) -> list[Child]:
     return [Child(child_of(parent, change)) for change in changes]
 
 
-def _take(child: Child, outputs: object, look: _Look, position: int) -> None:
+def _take(child: Child, outputs: object, look: Look, position: int) -> None:
     try:
         if isinstance(outputs, Exception):
             raise outputs
@@ -249,8 +253,9 @@ def _take(child: Child, outputs: object, look: _Look, position: int) -> None:
         child.fail("error", cause(error))
 
 
-def slice_size_for(samples: int, sample_bytes: int) -> int:
+def slice_size_for(samples: int, sample_bytes: int, device: torch.device = _CPU) -> int:
     """Samples per slice: as many as keep the largest activation within `SLICE_BYTES`, in slices of like size."""
-    most = max(1, min(samples, SLICE_BYTES // max(1, sample_bytes)))
+    most_bytes = SLICE_BYTES if device.type == "cpu" else GPU_SLICE_BYTES
+    most = max(1, min(samples, most_bytes // max(1, sample_bytes)))
     slices = -(-samples // most)
     return -(-samples // slices)

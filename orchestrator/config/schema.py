@@ -73,12 +73,15 @@ class ClusterSettings(Strict):
         address: of a running Ray cluster; none starts one on this machine (or takes RAY_ADDRESS).
         evaluators: how many, or `auto`: as many as the cluster's free CPUs hold.
         threads_per_evaluator: torch threads, and CPUs that Ray counts, of each.
+        gpus_per_evaluator: GPUs that Ray counts of each; above 0 candidates are scored on one, and a fraction lets
+            several evaluators share it.
         timeout_s: seconds without an answer after which an evaluator counts as hung.
     """
 
     address: str | None = None
     evaluators: int | str = "auto"
     threads_per_evaluator: Annotated[int, Field(ge=1)] = 1
+    gpus_per_evaluator: Annotated[float, Field(ge=0, le=1)] = 0.0
     timeout_s: Annotated[float, Field(gt=0)] = 300.0
 
     @field_validator("evaluators", mode="before")

@@ -38,6 +38,10 @@ class Factors:
         named = {f"{kind}:{_rank_text(rank)}": one for kind, those in by_rank.items() for rank, one in those.items()}
         return {**self.parts, **named}
 
+    def to(self, device: torch.device | str) -> Factors:
+        """The same factors on a device; tensors that are there already are not copied."""
+        return Factors.from_tensors({name: tensor.to(device) for name, tensor in self.tensors().items()})
+
     @classmethod
     def from_tensors(cls, tensors: Mapping[str, torch.Tensor]) -> Factors:
         """The factors that `tensors()` named."""

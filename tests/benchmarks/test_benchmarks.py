@@ -152,3 +152,18 @@ def test_every_allocation_search_is_timed(allocations: dict[str, Any]) -> None:
             *("uniform", "energy", "energy_product", "energy_product_exact", "vbmf", "lc_rule", "alds")
         }
         assert all(seconds["lowest"] > 0 for seconds in one["decision_seconds"].values())
+
+
+def test_quality_judges_every_search_at_every_budget_beside_the_dense_network(project: Path, tmp_path: Path) -> None:
+    content = quick(project, "quality", tmp_path / "quality.json")
+    (part,) = content["settings"]["digits"]
+    found = content["results"]["digits"]
+    assert set(found) == {"dense", "asked", "searches"}
+    assert 0.9 < found["dense"] <= 1.0
+    assert set(found["searches"]) == set(part["searches"])
+    for cells in found["searches"].values():
+        assert list(cells) == list(found["asked"])
+        for target, cell in cells.items():
+            assert cell["seeds"] == len(part["seeds"])
+            assert cell["compression"] >= float(target) - 1e-9
+            assert 0 <= cell["accuracy"]["lowest"] <= cell["accuracy"]["median"] <= cell["accuracy"]["highest"] <= 1

@@ -23,7 +23,7 @@ from search_spaces.schemes.spatial_svd import SpatialSVD
 from search_spaces.survey import survey
 from workers.batch import Batch, accuracy, logits, run_model
 from workers.scorer import Change, Metric, child_of, judge
-from workers.scoring import Subject
+from workers.subject import Subject
 
 CHANNELS, CLASSES, SIZE = 4, 3, 6
 

@@ -33,7 +33,8 @@ from workers.early_stop import STOP_RULES, STOP_SLICE, OrderedSlice, SampleOrder
 from workers.replaying_scorer import ReplayingScorer
 from workers.resuming_scorer import ResumingScorer
 from workers.scorer import judge
-from workers.scoring import choose_scoring, make_scorer, reason_against_stopping
+from workers.scoring import choose_scoring, reason_against_stopping
+from workers.ways import make_scorer
 
 OBJECTIVES = tuple(STOP_RULES)
 SIGNED = {"accuracy": ("accuracy", 1), "cross_entropy": ("loss", -1), "kl": ("kl", -1)}

@@ -39,7 +39,8 @@ from workers.out_of_place import CannotBeCut
 from workers.replaying_scorer import ReplayingScorer
 from workers.resuming_scorer import ResumingScorer
 from workers.scorer import PlainScorer
-from workers.scoring import choose_scoring, make_scorer
+from workers.scoring import choose_scoring
+from workers.ways import make_scorer
 
 
 def candidates(case: Case) -> list[RankVector]:

@@ -14,7 +14,8 @@ from search_spaces.rank_space import RankVector
 from tests.workers.random_networks import BranchesOnValues, Case, Chain, Network, Residual, cases, families, make_case
 from workers.batch import Batch, accuracy, logits
 from workers.scorer import child_of
-from workers.scoring import choose_scoring, make_scorer, reason_against_bfloat16
+from workers.scoring import choose_scoring, reason_against_bfloat16
+from workers.ways import make_scorer
 
 needs_bfloat16 = pytest.mark.skipif(
     not torch.ops.mkldnn._is_mkldnn_bf16_supported(), reason="this processor does not compute in bfloat16"

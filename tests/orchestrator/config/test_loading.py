@@ -231,6 +231,7 @@ MISTAKES = [
     ("cluster.evaluators=0", "cluster.evaluators: must be `auto` or a whole number from 1 on, not 0"),
     ("cluster.evaluators=many", "cluster.evaluators: must be `auto` or a whole number from 1 on, not 'many'"),
     ("cluster.evaluators=[2]", "cluster.evaluators: must be `auto` or a whole number from 1 on, not [2]"),
+    ("cluster.gpus_per_evaluator=2", "cluster.gpus_per_evaluator: input should be less than or equal to 1, not 2"),
     ("cluster.evaluators=yes", "cluster.evaluators: must be `auto` or a whole number from 1 on, not True"),
     ("cluster.timeout_s=.inf", "cluster.timeout_s: input should be a finite number, not inf"),
     # ... names that are looked up ...
@@ -344,7 +345,10 @@ RAW_CONFIGS = st.fixed_dictionaries(
     optional={
         "metric": TEXT,
         "cluster": optional(
-            evaluators=st.just("auto") | POSITIVE, address=st.none() | TEXT, timeout_s=st.floats(0.1, 1e6)
+            evaluators=st.just("auto") | POSITIVE,
+            address=st.none() | TEXT,
+            timeout_s=st.floats(0.1, 1e6),
+            gpus_per_evaluator=st.floats(0, 1),
         ),
     },
 )
