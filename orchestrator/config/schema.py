@@ -97,7 +97,8 @@ class Config(Strict):
     """A whole config; `search` is the settings model of its method.
 
     Attributes:
-        metric: `package.module:function` of (outputs, batch), higher is better; recorded as `accuracy`.
+        metric: `package.module:function` of (outputs, batch), on the device that scores; higher is better; recorded as
+            `accuracy`.
         devices: what can be timed, by name; without any, this machine's processor.
         timing: how.
     """
