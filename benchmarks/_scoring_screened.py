@@ -151,6 +151,24 @@ def show_found(found: Mapping[str, Any]) -> None:
         label = f"ResNet-{one['depth']}, C_d {one['target']:g}, seeds {' '.join(map(str, one['seeds']))}"
         rows += [_row(f"{label}: {_named(way)}", one[way]) for way in WAYS if way in one]
     show("Means over the seeds", columns, rows)
+    for way in list(WAYS)[1:]:
+        _show_differences(way, [cell for cell in found["cells"].values() if way in cell])
+
+
+def _show_differences(way: str, cells: Sequence[Mapping[str, Any]]) -> None:
+    """Prints how the answers of a way differ from the exact search's, over all cells."""
+    if not cells:
+        return
+    losses, accuracies = (
+        [cell[way][key] - cell["exact"][key] for cell in cells] for key in ("validation_loss", "test_accuracy")
+    )
+    points = [100 * difference for difference in accuracies]
+    no_worse = sum(difference <= 0 for difference in losses)
+    print(
+        f"{_named(way)} against exact: validation loss no worse in {no_worse} of {len(losses)}, at most "
+        f"{max(losses):+.4f}; test accuracy {statistics.mean(points):+.2f} points in the mean "
+        f"({min(points):+.1f} to {max(points):+.1f})"
+    )
 
 
 def _named(way: str) -> str:

@@ -65,6 +65,10 @@ class Batch:
             self.labels,
         )
 
+    def at(self, places: torch.Tensor) -> Batch:
+        """The samples at some places, `(n,)` int64, in that order; copies."""
+        return Batch(self._inputs_by(lambda tensor: tensor[places]), self.labels[places])
+
     def _between(self, start: int, end: int) -> Batch:
         return Batch(self._inputs_by(lambda tensor: tensor[start:end]), self.labels[start:end])
 

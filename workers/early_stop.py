@@ -105,11 +105,7 @@ def ordered_slices(batch: Batch, references: torch.Tensor, order: torch.Tensor) 
     for start in range(0, len(order), STOP_SLICE):
         end = min(start + STOP_SLICE, len(order))
         taken = order[max(0, end - STOP_SLICE) : end]
-        if isinstance(batch.inputs, dict):
-            part = Batch({name: tensor[taken] for name, tensor in batch.inputs.items()}, batch.labels[taken])
-        else:
-            part = Batch(batch.inputs[taken], batch.labels[taken])
-        yield OrderedSlice(order[start:end], part, references[taken])
+        yield OrderedSlice(order[start:end], batch.at(taken), references[taken])
 
 
 class Tally:

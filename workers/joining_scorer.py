@@ -62,7 +62,7 @@ class JoiningScorer(ResumingScorer):
 
     def _values(self, batch: Batch, samples: int) -> list[Any]:
         """What the steps give for so many samples, the batch's first ones over and over: forms in place of tensors."""
-        few = self._laid_out(_repeated(batch, samples))
+        few = self._laid_out(batch.at(torch.arange(samples, device=self._device) % len(batch)))
         env = self._graph.begin(few.inputs)
         found: list[Any] = []
         with torch.no_grad():
@@ -219,14 +219,6 @@ def _equal(one: object, other: object) -> bool:
 def _piece(outputs: Any, start: int, stop: int) -> Any:
     """One network's outputs."""
     return fx.node.map_aggregate(outputs, lambda one: one[start:stop] if isinstance(one, torch.Tensor) else one)
-
-
-def _repeated(batch: Batch, samples: int) -> Batch:
-    places = torch.arange(samples, device=batch.labels.device) % len(batch)
-    inputs = batch.inputs
-    if isinstance(inputs, Mapping):
-        return Batch({name: tensor[places] for name, tensor in inputs.items()}, batch.labels[places])
-    return Batch(inputs[places], batch.labels[places])
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,7 @@
-"""Specifies scoring in which children that go on alike go on together; here on a CPU, where it computes the same."""
+"""Specifies scoring in which children that go on alike go on together; here on a CPU, where it computes the same.
+
+That every network scores as assembled is specified for this way and its parent's in `test_resuming_scorer.py`.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import assume, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
@@ -39,19 +42,6 @@ needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU is 
 def network(*blocks: type[nn.Module], seed: int = 0, **options: Any) -> Case:
     torch.manual_seed(seed)
     return make_case(Network(blocks, random.Random(seed)), seed, **options)
-
-
-@settings(max_examples=50)
-@given(data=st.data())
-def test_every_network_that_it_takes_scores_as_assembled(data: st.DataObject) -> None:
-    case = data.draw(cases())
-    try:
-        scorer = JoiningScorer(*case.arguments, accuracy)
-    except CannotBeCut:
-        assume(False)
-    parent, changes = data.draw(families(case))
-    assert_right(case, parent, changes, scorer.score(parent, changes))
-    assert_outputs(case, parent, changes, scorer.outputs(parent, changes))
 
 
 @settings(max_examples=40)

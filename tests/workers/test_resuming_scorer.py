@@ -31,6 +31,7 @@ from tests.workers.random_networks import (
     make_case,
 )
 from workers.batch import Batch, accuracy
+from workers.joining_scorer import JoiningScorer
 from workers.out_of_place import CannotBeCut
 from workers.resuming_scorer import ResumingScorer
 from workers.scorer import PlainScorer
@@ -41,12 +42,13 @@ def network(*blocks: type[nn.Module], seed: int = 0, **options: Any) -> Case:
     return make_case(Network(blocks, random.Random(seed)), seed, **options)
 
 
+@pytest.mark.parametrize("way", [ResumingScorer, JoiningScorer])
 @settings(max_examples=50)
 @given(data=st.data())
-def test_every_network_that_it_takes_scores_as_assembled(data: st.DataObject) -> None:
+def test_every_network_that_it_takes_scores_as_assembled(way: type[ResumingScorer], data: st.DataObject) -> None:
     case = data.draw(cases())
     try:
-        scorer = ResumingScorer(*case.arguments, accuracy)
+        scorer = way(*case.arguments, accuracy)
     except CannotBeCut:
         assume(False)
     parent, changes = data.draw(families(case))
